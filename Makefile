@@ -1,0 +1,45 @@
+# Each target makes .venv by itself: a fresh machine needs Python 3.10 or later and make.
+PYTHON ?= python3
+BIN := .venv/bin
+PINS := pyproject.toml requirements.txt constraints.txt
+PATHS := avchat train eval tests app.py
+
+.PHONY: demo test test-slow tiny fmt lint clean
+
+demo: .venv/.installed             ## the app, on http://127.0.0.1:7860
+	$(BIN)/python app.py
+
+test: .venv/.installed-dev         ## the default tests
+	$(BIN)/python -m pytest -q
+
+test-slow: .venv/.installed-dev    ## the tests that take minutes
+	$(BIN)/python -m pytest -q -m slow
+
+tiny: .venv/.installed-dev         ## train the bundled model from nothing
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash train/tiny.sh
+
+fmt: .venv/.installed-dev          ## format, and fix what ruff can fix
+	$(BIN)/ruff format $(wildcard $(PATHS))
+	$(BIN)/ruff check --fix $(wildcard $(PATHS))
+
+lint: .venv/.installed-dev         ## check format and rules
+	$(BIN)/ruff format --check $(wildcard $(PATHS))
+	$(BIN)/ruff check $(wildcard $(PATHS))
+
+clean:                             ## forget .venv and caches
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("avchat needs Python 3.10 or later; say which: make PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv .venv
+
+# The stamps are older than the pins when a pin changed, so a pull that moves a version reinstalls.
+.venv/.installed: $(PINS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e . -c constraints.txt
+	@touch $@
+
+.venv/.installed-dev: $(PINS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev,train]' -c constraints.txt
+	@touch .venv/.installed $@

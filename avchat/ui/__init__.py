@@ -1,0 +1,1 @@
+"""The browser app. Only app.py and `avchat demo` import it."""
