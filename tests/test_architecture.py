@@ -1,4 +1,4 @@
-"""The rules of ARCHITECTURE.md, checked on the source text: who imports whom, how large it grows."""
+"""The rules of ARCHITECTURE.md, checked on the source text: who imports whom, how large it is."""
 
 import ast
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def part(path: Path) -> str:
-    """Name the part of avchat a file belongs to: `media` for avchat/media.py, `world` for a folder."""
+    """Name the part of avchat a file belongs to: `media` for media.py, `world` for its files."""
     return path.relative_to(ROOT / "avchat").parts[0].removesuffix(".py")
 
 
