@@ -1,0 +1,1 @@
+"""A procedural audio-visual world: scenes, questions about them, and their rendering."""
