@@ -111,6 +111,17 @@ def render_frames(scene: Scene, times_s: Sequence[float], size: int = PICTURE) -
     return frames
 
 
+def object_centres(scene: Scene, times_s: Sequence[float]) -> np.ndarray:
+    """Give where each object's body is: float64 [objects, T, 2] of x, y in quadrants, -1..1 each."""
+    times, slots_s = np.asarray(times_s, dtype=np.float64), slot_times_s(scene)
+    centres = []
+    for index, item in enumerate(scene.objects):
+        look = _look(item, np.random.default_rng([scene.seed, _OBJECT_STREAM + index]))
+        pose = _pose(look, item.events, slots_s, times)
+        centres.append(np.stack([pose.x, pose.y], axis=-1) / (QUADRANT / 2) - 1)
+    return np.stack(centres)
+
+
 def _background(seed: int) -> np.ndarray:
     """Return a grey ground with a slope and faint noise: float32 [128, 128, 3], whole numbers."""
     rng = np.random.default_rng([seed, _BACKGROUND_STREAM])
@@ -229,7 +240,7 @@ def _paint(
     edge = per_frame(look.radius * np.sqrt(pose.wide * pose.tall)).astype(np.float32)
     cover = np.clip(0.5 - outside * edge, 0, 1)
     colour = look.rgb
-    if pose.flash[which].any() or pose.bounce[which].any() or pose.jump[which].any():
+    if (pose.flash + pose.bounce + pose.jump)[which].any():
         ground = _paint_events(ground, rows, columns, look, pose, which)
         away = np.sqrt(across * across + down * down)
         core = np.clip((_CORE - away) * (look.radius / 2) + 0.5, 0, 1)
@@ -250,20 +261,20 @@ def _paint_events(
     """Lay what an event shows behind its object: halo, line or shadow; float32 [T, H, W, 3]."""
 
     def per_frame(values: np.ndarray) -> np.ndarray:
-        return values[which][:, None, None]
+        return values[which][:, None, None].astype(np.float32)
 
-    x = columns - per_frame(pose.x)
-    far = np.sqrt(x * x + (rows - per_frame(pose.y)) ** 2)
-    halo = np.clip((look.radius + _HALO - far) / _HALO, 0, 1)
-    halo = 0.85 * per_frame(pose.flash) * halo * halo
-    under = np.abs(rows - per_frame(pose.foot) - _GROUND) - _LINE
-    beside = np.abs(x) - look.half_width
-    line = np.clip(0.5 - np.maximum(under, beside), 0, 1) * per_frame(pose.bounce)
-    oval = (x / look.half_width) ** 2 + ((rows - per_frame(pose.foot)) / _SHADOW) ** 2
-    shadow = np.clip((1.15 - oval) * 2, 0, 1) * per_frame(pose.jump) * 0.85
-    bright = np.maximum(halo, line)[..., None].astype(np.float32)
-    dark = shadow[..., None].astype(np.float32)
-    return ground * (1 - dark) * (1 - bright) + 255 * bright
+    x = (columns - pose.x[which][:, None, None]).astype(np.float32)
+    y = (rows - pose.y[which][:, None, None]).astype(np.float32)
+    below = (rows - pose.foot[which][:, None, None]).astype(np.float32)
+    halo = np.clip((look.radius + _HALO - np.sqrt(x * x + y * y)) / _HALO, 0, 1)
+    halo = halo * halo * (0.85 * per_frame(pose.flash))
+    line = np.clip(0.5 + _LINE - np.abs(below - _GROUND), 0, 1)
+    line = line * np.clip(0.5 + look.half_width - np.abs(x), 0, 1) * per_frame(pose.bounce)
+    oval = (x / look.half_width) ** 2 + (below / _SHADOW) ** 2
+    shadow = np.clip((1.15 - oval) * 2, 0, 1) * (0.85 * per_frame(pose.jump))
+    bright = np.maximum(halo, line)
+    kept = (1 - shadow) * (1 - bright)
+    return ground * kept[..., None] + (255 * bright)[..., None]
 
 
 def _distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
