@@ -1,0 +1,256 @@
+"""What a model is made of: frozen dataclasses that are saved beside the weights, and three presets.
+
+Enters: keyword arguments, a dict or a `config.json`. Leaves: a `Config`. Nothing here builds anything.
+A part (vision, audio, language) is either `hub` (a name that its library can load, or a folder) with
+its `revision`, or `inline` (the part's own configuration, built with random weights).
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+CONFIG_FILE = "config.json"
+MODEL_TYPE = "avchat"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message is one line in the user's words."""
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """A SigLIP vision model and how frames are made ready for it."""
+
+    hub: str | None = None
+    revision: str | None = None
+    inline: dict[str, Any] | None = None
+    # None: the last layer after the model's final norm. -2: the state before the last layer, without
+    # the norm, which is what Bunny's projector was trained on.
+    layer: int | None = None
+    # "pad" adds grey borders until the frame is square (as LLaVA, Bunny do); "stretch" does not.
+    fit: Literal["pad", "stretch"] = "pad"
+    resample: Literal["bicubic", "area"] = "bicubic"
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """A Whisper encoder. `hub` is a name that openai-whisper knows, or a .pt file of that form."""
+
+    hub: str | None = None
+    revision: str | None = None
+    inline: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters; the defaults are Bunny's (r 128, alpha 256, dropout 0.05)."""
+
+    r: int = 128
+    alpha: int = 256
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """A causal language model; its tokenizer comes from the same place or from the checkpoint."""
+
+    hub: str | None = None
+    revision: str | None = None
+    inline: dict[str, Any] | None = None
+    # Spread of the token embeddings of a model built from nothing. The usual 0.02 is meant for widths
+    # of 768 and more: at 160 the embedding drowns in the random attention output and binding of
+    # attributes does not form (shared/research/tiny.md, "What mattered", 1).
+    embedding_std: float | None = None
+    lora: LoraConfig | None = None
+
+
+@dataclass(frozen=True)
+class ProjectorConfig:
+    """How features become rows of the language model: pooling in front of two two-layer MLPs."""
+
+    layout: Literal["pooled", "timeline"] = "timeline"
+    # timeline: the patches of a frame become grid x grid tokens; "stack" concatenates the patches of
+    # a cell, "mean" averages them. Not used by pooled: it keeps one token a frame and one a patch.
+    grid: int = 2
+    patches: Literal["stack", "mean"] = "mean"
+    # timeline: audio tokens of one time slot. pooled: audio tokens of the whole clip.
+    audio_tokens: int = 4
+    # Averaged stretches of sound that are laid side by side in one audio token.
+    audio_bins: int = 4
+    hidden: int | None = None  # width inside the MLP; None: the language model's width
+    input_norm: bool = False
+    # Adds a learned function of the token's centre time (seconds since the start of the part).
+    time_embedding: bool = False
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """The words around media and turns. prompt.py is the only reader."""
+
+    opening: str = ""  # before the media
+    slot_time: str = " {:.2f}s"  # time on the file's clock, before the tokens of a slot
+    no_picture: str = " no picture"
+    no_sound: str = " no sound"
+    first_question: str = ""  # between the media and the first question
+    next_question: str = ""  # before each later question
+    before_answer: str = ""
+    answer: str = " "  # belongs to the answer's first token and is trained
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole model. `notice` is said to the user with every answer (what the weights cannot do)."""
+
+    name: str
+    vision: VisionConfig
+    audio: AudioConfig
+    language: LanguageConfig
+    projector: ProjectorConfig
+    prompt: PromptConfig
+    frames: int = 16  # frames sampled from a clip, and time slots of a clip without a picture
+    notice: str = ""
+
+    def __post_init__(self) -> None:
+        for part in ("vision", "audio", "language"):
+            value = getattr(self, part)
+            if (value.hub is None) == (value.inline is None):
+                raise ConfigError(f"config: {part} needs exactly one of hub and inline")
+        if self.projector.time_embedding and self.projector.layout == "pooled":
+            raise ConfigError("config: time_embedding needs the timeline layout")
+        if self.frames < 1:
+            raise ConfigError(f"config: frames must be at least 1, not {self.frames}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, ready for JSON."""
+        return {"model_type": MODEL_TYPE, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Config":
+        """Build a config from `to_dict` data; an unknown or missing field is a ConfigError."""
+        data = {key: value for key, value in data.items() if key != "model_type"}
+        language = dict(data.get("language", {}))
+        if language.get("lora") is not None:
+            lora = _build(LoraConfig, language["lora"])
+            language["lora"] = replace(lora, targets=tuple(lora.targets))
+        parts = {
+            "vision": _build(VisionConfig, data.get("vision", {})),
+            "audio": _build(AudioConfig, data.get("audio", {})),
+            "language": _build(LanguageConfig, language),
+            "projector": _build(ProjectorConfig, data.get("projector", {})),
+            "prompt": _build(PromptConfig, data.get("prompt", {})),
+        }
+        return _build(cls, {**data, **parts})
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` into a folder."""
+        text = json.dumps(self.to_dict(), indent=2)
+        (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Config":
+        """Read `config.json` from a folder; ConfigError when it is absent or not one of ours."""
+        path = folder / CONFIG_FILE
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: not readable as a configuration ({error})") from error
+        if not isinstance(data, dict) or data.get("model_type") != MODEL_TYPE:
+            raise ConfigError(f"{path}: not a configuration of an avchat model")
+        return cls.from_dict(data)
+
+
+def _build(kind: type, data: dict[str, Any]) -> Any:
+    """Call a dataclass with a dict, naming the fields that it does not have or that it misses."""
+    known = {entry.name for entry in fields(kind)}
+    unknown = sorted(set(data) - known)
+    if unknown:
+        raise ConfigError(f"config: {kind.__name__} has no field {', '.join(unknown)}")
+    try:
+        return kind(**data)
+    except TypeError as error:
+        raise ConfigError(f"config: {error}") from error
+
+
+# Bunny's and Owlet's words (bunny/conversation.py, conv_bunny; Owlet's model card).
+BUNNY_PROMPT = PromptConfig(
+    opening="A chat between a curious user and an artificial intelligence assistant. The assistant "
+    "gives helpful, detailed, and polite answers to the user's questions. USER: ",
+    first_question="\n",
+    next_question="USER: ",
+    before_answer=" ASSISTANT:",
+)
+
+# Few tokens, since this preset learns on two cores. A space before the first word of questions and
+# answers makes a word the same token wherever it stands.
+TINY_PROMPT = PromptConfig(first_question=" ", next_question=" ", before_answer="\n")
+
+SIGLIP = VisionConfig(hub="google/siglip-so400m-patch14-384", layer=-2)
+PHI_2 = LanguageConfig(hub="microsoft/phi-2", lora=LoraConfig())
+
+TINY = Config(
+    name="tiny",
+    frames=8,
+    vision=VisionConfig(
+        inline={
+            "hidden_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 288,
+            "image_size": 64,
+            "patch_size": 16,
+            "vision_use_head": False,
+        },
+        fit="stretch",
+        resample="area",
+    ),
+    audio=AudioConfig(
+        # 200 states at 50 Hz: a window of 4 s
+        inline={"n_mels": 80, "n_ctx": 200, "n_state": 96, "n_head": 4, "n_layer": 2}
+    ),
+    language=LanguageConfig(
+        inline={
+            "model_type": "phi",
+            "vocab_size": 768,
+            "hidden_size": 160,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 5,
+            "intermediate_size": 640,
+            "partial_rotary_factor": 0.5,
+            "max_position_embeddings": 1024,
+            "initializer_range": 0.06,
+        },
+        embedding_std=0.5,
+    ),
+    projector=ProjectorConfig(
+        grid=2, patches="stack", audio_tokens=1, audio_bins=25, input_norm=True, time_embedding=True
+    ),
+    prompt=TINY_PROMPT,
+    notice="the bundled tiny model knows only the toy world of `avchat world`: on any other video "
+    "its answers mean nothing",
+)
+
+OWLET = Config(
+    name="owlet",
+    frames=100,
+    vision=SIGLIP,
+    audio=AudioConfig(hub="small"),
+    language=PHI_2,
+    # How 1500 Whisper states become 64 tokens is not told; adaptive averages are our choice.
+    projector=ProjectorConfig(layout="pooled", audio_tokens=64, audio_bins=1),
+    prompt=BUNNY_PROMPT,
+)
+
+TIMELINE = Config(
+    name="timeline",
+    frames=16,
+    vision=SIGLIP,
+    audio=AudioConfig(hub="small"),
+    language=PHI_2,
+    # 16 slots of 25 + 4 tokens and about 5 tokens of time: 540 of phi-2's 2048 positions.
+    projector=ProjectorConfig(grid=5, patches="mean", audio_tokens=4, audio_bins=4),
+    prompt=BUNNY_PROMPT,
+)
+
+PRESETS = {config.name: config for config in (TINY, OWLET, TIMELINE)}

@@ -1,0 +1,141 @@
+"""The causal language model and its tokenizer; LoRA through peft; 4 and 8 bit through bitsandbytes.
+
+Enters: a `LanguageConfig`. Leaves: a Transformers model that takes `inputs_embeds`, and a tokenizer.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from avchat.config import ConfigError, LanguageConfig, LoraConfig
+
+Bits = Literal[4, 8]
+
+PAD, EOS = "<pad>", "<eos>"
+# A time such as " 0.25s", a word, a run of signs, white space: each with the space before it.
+WORDS = r" ?[0-9.]+s| ?[a-zA-Z]+| ?[^\sa-zA-Z]+|\s+"
+
+
+def build_language(
+    config: LanguageConfig,
+    *,
+    dtype: torch.dtype = torch.float32,
+    bits: Bits | None = None,
+) -> PreTrainedModel:
+    """Build the language model: from the Hub or a folder, or with random weights from `inline`.
+
+    Args: bits: load the weights of a hub model in 4 or 8 bit; embeddings and head stay in `dtype`.
+    """
+    if config.hub is not None:
+        return AutoModelForCausalLM.from_pretrained(
+            config.hub,
+            revision=config.revision,
+            dtype=dtype,
+            quantization_config=None if bits is None else _quantisation(bits, dtype),
+        )
+    if bits is not None:
+        raise ConfigError("4 and 8 bit need a language model from the Hub or a folder")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config.inline), dtype=dtype)
+    if config.embedding_std is not None:
+        nn.init.normal_(model.get_input_embeddings().weight, std=config.embedding_std)
+    return model
+
+
+def _quantisation(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["lm_head"],
+    )
+
+
+def attach_lora(model: PreTrainedModel, lora: LoraConfig, *, gradients: bool = True) -> nn.Module:
+    """Wrap a model with fresh low-rank adapters; only they are trainable afterwards.
+
+    Args: gradients: prepare a quantised base for training (norms in fp32, inputs with gradients).
+    """
+    from peft import LoraConfig as PeftLora
+    from peft import get_peft_model, prepare_model_for_kbit_training
+
+    if gradients and model.config.to_dict().get("quantization_config"):
+        model = prepare_model_for_kbit_training(model)
+    settings = PeftLora(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, settings)
+
+
+def load_lora(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> nn.Module:
+    """Wrap a model with the adapters saved in a folder."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+
+
+def has_lora(model: nn.Module) -> bool:
+    """Say whether a model carries peft adapters."""
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)
+
+
+def merge_lora(model: nn.Module) -> PreTrainedModel:
+    """Fold the adapters into the weights and return the bare model."""
+    return model.merge_and_unload()
+
+
+def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from the Hub or a folder."""
+    return AutoTokenizer.from_pretrained(str(source), revision=revision)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a small lower-casing byte-level tokenizer on texts.
+
+    Frequent words and times become one token each; no text is ever unknown, since all 256 bytes are
+    in the vocabulary. `<pad>` (id 0) and `<eos>` (id 1) are two tokens, so that masking the one never
+    masks the other.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        clean_up_tokenization_spaces=False,
+    )

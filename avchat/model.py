@@ -1,0 +1,232 @@
+"""AVChat: two encoders, two projectors and a language model, joined by a splice.
+
+Enters: a `Batch` of token ids with placeholders and the clips they stand for. Leaves: the loss.
+
+Legend: B rows, L tokens of a row, N media tokens, C columns that are trained, D width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from avchat.config import Config
+from avchat.encoders import (
+    AudioEncoder,
+    Features,
+    Inputs,
+    VisionEncoder,
+    build_audio,
+    build_vision,
+    encode,
+    input_spec,
+    prepare,
+)
+from avchat.language import Bits, attach_lora, build_language, load_tokenizer
+from avchat.media import Media
+from avchat.projectors import AudioProjector, MediaTokens, Slot, VisualProjector, plan, project
+from avchat.prompt import IGNORE, PICTURE_ID, SOUND_ID, Packed, Prompt
+
+PAD_BLOCK = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the right. `blocks` and `positions` are None where all rows are plainly causal."""
+
+    clips: list[Inputs] | list[Features]  # one a row
+    ids: Tensor  # [B, L]; below zero: placeholders
+    labels: Tensor  # [B, L], not shifted
+    weights: Tensor  # [B, L], of the labels in the loss
+    columns: Tensor  # [C] columns whose next token is trained in some row
+    blocks: Tensor | None = None  # [B, L]
+    positions: Tensor | None = None  # [B, L]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """Return this batch on a device (accelerate calls it with `non_blocking`)."""
+        names = ("ids", "labels", "weights", "columns", "blocks", "positions")
+        tensors = {name: self.__dict__[name] for name in names}
+        moved = {
+            name: None if value is None else value.to(device, non_blocking=non_blocking)
+            for name, value in tensors.items()
+        }
+        return replace(self, clips=[clip.to(device) for clip in self.clips], **moved)
+
+
+class Loss(NamedTuple):
+    """Sums over a batch. Divide by the weight of the whole optimiser step, over all ranks."""
+
+    total: Tensor  # weighted cross entropy, summed
+    weight: Tensor  # of the trained tokens, summed: their number where all weights are 1
+    correct: Tensor  # trained tokens that would have been said
+    tokens: Tensor  # trained tokens
+
+
+def collate(rows: Sequence[Packed], clips: list[Inputs] | list[Features]) -> Batch:
+    """Pad packed rows on the right and join them with their clips."""
+    assert len(rows) == len(clips), f"{len(rows)} rows, {len(clips)} clips"
+    labels = _pad([row.labels for row in rows], IGNORE)
+    blocks = positions = None
+    if any(row.blocks is not None for row in rows):
+        blocks = _pad([row.blocks or (0,) * len(row.ids) for row in rows], PAD_BLOCK)
+        positions = _pad([row.positions or tuple(range(len(row.ids))) for row in rows], 0)
+    return Batch(
+        clips=clips,
+        ids=_pad([row.ids for row in rows], 0),
+        labels=labels,
+        weights=_pad([row.weights for row in rows], 0.0),
+        columns=(labels[:, 1:] != IGNORE).any(0).nonzero().squeeze(1),
+        blocks=blocks,
+        positions=positions,
+    )
+
+
+def _pad(rows: Sequence[tuple], value: float) -> Tensor:
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *(value,) * (width - len(row))] for row in rows])
+
+
+def block_mask(blocks: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn blocks [B, L] into an additive attention mask [B, 1, L, L].
+
+    A token sees what stands before it in its own block and in block 0. Each sees itself, so that no
+    row of the softmax is empty.
+    """
+    length = blocks.shape[1]
+    before = torch.ones(length, length, dtype=torch.bool, device=blocks.device).tril()
+    shared = (blocks[:, None, :] == 0) | (blocks[:, None, :] == blocks[:, :, None])  # B query key
+    seen = (before & shared) | torch.eye(length, dtype=torch.bool, device=blocks.device)
+    mask = torch.zeros(seen.shape, dtype=dtype, device=blocks.device)
+    return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+class AVChat(nn.Module):
+    """A language model that sees and hears. The parts are built elsewhere and handed in.
+
+    Args: language: a causal LM of Transformers, or one wrapped by peft.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        vision: VisionEncoder,
+        audio: AudioEncoder,
+        visual_projector: VisualProjector,
+        audio_projector: AudioProjector,
+        language: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self.vision, self.audio = vision, audio
+        self.visual_projector, self.audio_projector = visual_projector, audio_projector
+        self.language = language
+        self.prompt = Prompt(config.prompt, tokenizer)
+        self.spec = input_spec(vision, audio, config.vision)
+        self.context: int = language.config.max_position_embeddings
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        bits: Bits | None = None,
+        lora: bool = True,
+    ) -> "AVChat":
+        """Build a model from its config: bases from the Hub, the rest with random weights.
+
+        Args: tokenizer: None for the language base's own; dtype: of encoders and language model, the
+        projectors stay in fp32; lora: attach fresh adapters where the config asks for them.
+        """
+        tokenizer = tokenizer or load_tokenizer(config.language.hub, config.language.revision)
+        if config.language.inline is not None:
+            ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+            inline = {**config.language.inline, **ids, "bos_token_id": None}
+            inline["vocab_size"] = len(tokenizer)
+            config = replace(config, language=replace(config.language, inline=inline))
+        vision = build_vision(config.vision).to(dtype)
+        audio = build_audio(config.audio).to(dtype)
+        language = build_language(config.language, dtype=dtype, bits=bits)
+        width = language.get_input_embeddings().embedding_dim
+        if lora and config.language.lora is not None:
+            language = attach_lora(language, config.language.lora)
+        return cls(
+            config,
+            vision,
+            audio,
+            VisualProjector(config.projector, vision.width, width, vision.num_patches),
+            AudioProjector(config.projector, audio.width, width),
+            language,
+            tokenizer,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the projectors are."""
+        return self.visual_projector.mlp.mlp[0].weight.device
+
+    def plan(self, clip: Inputs | Features) -> tuple[Slot, ...]:
+        """Lay out a clip's media tokens, from its times alone."""
+        return plan(clip, self.config.projector, self.config.frames, self.vision.num_patches)
+
+    def prepare(self, media: Media) -> Inputs:
+        """Make a decoded clip ready for the encoders (on the CPU)."""
+        return prepare(media, self.spec)
+
+    def encode(self, clips: Sequence[Media | Inputs], chunk: int = 32) -> list[Features]:
+        """Encode clips. Args: chunk: frames, or Whisper windows, that are in memory at once."""
+        inputs = [clip if isinstance(clip, Inputs) else self.prepare(clip) for clip in clips]
+        return encode([clip.to(self.device) for clip in inputs], self.vision, self.audio, chunk)
+
+    def project(self, clips: list[Features]) -> list[MediaTokens]:
+        """Project clips to tokens of the language model."""
+        return project(clips, self.visual_projector, self.audio_projector, self.config.frames)
+
+    def embed(self, ids: Tensor, tokens: Sequence[MediaTokens]) -> Tensor:
+        """Splice: embed ids [B, L] and overwrite the placeholders with the clips' tokens, row by row."""
+        embeds = self.language.get_input_embeddings()(ids.clamp(min=0))  # [B, L, D]
+        for placeholder, rows in (
+            (PICTURE_ID, torch.cat([clip.visual for clip in tokens])),
+            (SOUND_ID, torch.cat([clip.audio for clip in tokens])),
+        ):
+            at = ids == placeholder
+            assert int(at.sum()) == len(rows), f"{int(at.sum())} placeholders, {len(rows)} tokens"
+            embeds[at] = rows.to(embeds.dtype)
+        return embeds
+
+    def forward(self, batch: Batch, tokens: Sequence[MediaTokens] | None = None) -> Loss:
+        """Compute the loss of a batch, as sums.
+
+        Args: tokens: the clips' projected tokens, where the caller has them already.
+        """
+        if tokens is None:
+            clips = batch.clips
+            if isinstance(clips[0], Inputs):
+                clips = encode(clips, self.vision, self.audio)
+            tokens = self.project(clips)
+        embeds = self.embed(batch.ids, tokens)
+        logits = self.language(
+            inputs_embeds=embeds,
+            attention_mask=None if batch.blocks is None else block_mask(batch.blocks, embeds.dtype),
+            position_ids=batch.positions,
+            use_cache=False,
+            logits_to_keep=batch.columns,
+        ).logits.float()  # [B, C, V]
+        targets = batch.labels[:, batch.columns + 1]
+        weights = batch.weights[:, batch.columns + 1] * (targets != IGNORE)
+        losses = F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none"
+        )
+        return Loss(
+            total=(losses * weights.flatten()).sum(),
+            weight=weights.sum(),
+            correct=(logits.detach().argmax(-1) == targets).sum(),
+            tokens=(targets != IGNORE).sum(),
+        )

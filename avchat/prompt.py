@@ -1,0 +1,165 @@
+"""Conversations to token ids, placeholders and labels: the only owner of the template.
+
+Training and chat call the same functions, so their ids are equal. Media come before the first turn:
+`opening, slots (time, visual, audio), words for what is missing, question, answer, question, ...`.
+A placeholder is an id that no tokenizer has (below zero): nobody can type one, and a published
+vocabulary need not grow. The model overwrites these rows with media tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from transformers import PreTrainedTokenizerBase
+
+from avchat.config import PromptConfig
+from avchat.projectors import Slot
+
+PICTURE_ID = -1
+SOUND_ID = -2
+IGNORE = -100  # label of a token that is not trained
+
+
+class PromptError(ValueError):
+    """A question that cannot be asked; the message is one line in the user's words."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a conversation. Labels are not shifted: the model shifts them."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    weight: float = 1.0  # of its trained tokens in the loss
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One training row. `blocks` and `positions` are None where the row is plainly causal."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    weights: tuple[float, ...]
+    # Block 0 is seen by all; a token of block k sees block 0 and, in block k, what stands before it.
+    blocks: tuple[int, ...] | None = None
+    positions: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question with its answer; None while it is being asked. `weight` scales the answer's loss."""
+
+    question: str
+    answer: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A template bound to a tokenizer."""
+
+    config: PromptConfig
+    tokenizer: PreTrainedTokenizerBase = field(hash=False, compare=False)
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """Tokenise plain text; names of special tokens inside it are only text."""
+        return _text_ids(self.tokenizer, text)
+
+    def media_prefix(self, slots: Sequence[Slot]) -> Segment:
+        """Lay out what comes before the first question."""
+        ids = [*self.text_ids(self.config.opening)]
+        for slot in slots:
+            if slot.time_s is not None:
+                ids += self.text_ids(self.config.slot_time.format(slot.time_s))
+            ids += [PICTURE_ID] * slot.visual + [SOUND_ID] * slot.audio
+        if not any(slot.visual for slot in slots):
+            ids += self.text_ids(self.config.no_picture)
+        if not any(slot.audio for slot in slots):
+            ids += self.text_ids(self.config.no_sound)
+        return Segment(tuple(ids), (IGNORE,) * len(ids))
+
+    def turn(self, turn: Turn, first: bool = True) -> Segment:
+        """Lay out one turn: the question, then the answer and its end, which alone are trained."""
+        question = turn.question.strip()
+        if not question:
+            raise PromptError("the question is empty")
+        lead = self.config.first_question if first else self.config.next_question
+        asked = self.text_ids(lead + question + self.config.before_answer)
+        ids, labels = asked, (IGNORE,) * len(asked)
+        if turn.answer is not None:
+            said = self.answer_ids(turn.answer)
+            ids, labels = ids + said, labels + said
+        return Segment(ids, labels, turn.weight)
+
+    def answer_ids(self, answer: str) -> tuple[int, ...]:
+        """Tokenise an answer with the space before it and the end after it."""
+        said = self.text_ids(self.config.answer + answer.strip())
+        return (*said, self.tokenizer.eos_token_id)
+
+    def build(self, slots: Sequence[Slot], turns: Sequence[Turn]) -> Packed:
+        """Lay out a whole conversation on one clip."""
+        return pack(self.media_prefix(slots), self.turns(turns))
+
+    def build_independent(self, slots: Sequence[Slot], turns: Sequence[Turn]) -> Packed:
+        """Lay out several conversations of one turn each on one clip (see `pack_independent`)."""
+        return pack_independent(self.media_prefix(slots), [self.turn(turn) for turn in turns])
+
+    def turns(self, turns: Sequence[Turn]) -> list[Segment]:
+        """Lay out turns that follow one another."""
+        return [self.turn(turn, first=k == 0) for k, turn in enumerate(turns)]
+
+
+@lru_cache(maxsize=65_536)
+def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    if not text:
+        return ()
+    return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+
+def pack(prefix: Segment, turns: Sequence[Segment]) -> Packed:
+    """Join turns as one conversation: each turn sees all that came before."""
+    segments = [prefix, *turns]
+    return Packed(
+        ids=tuple(token for segment in segments for token in segment.ids),
+        labels=tuple(label for segment in segments for label in segment.labels),
+        weights=tuple(segment.weight for segment in segments for _ in segment.ids),
+    )
+
+
+def pack_independent(prefix: Segment, turns: Sequence[Segment]) -> Packed:
+    """Join turns that do not see each other: one pass over the media for many questions.
+
+    Every turn sees the prefix and itself, and its positions go on from the prefix, so the loss is that
+    of separate rows. With prefix p and turns a a, b (key across, query down, x = seen):
+
+            p a a b        blocks     0 1 1 2
+        p   x              positions  0 1 2 1
+        a   x x
+        a   x x x
+        b   x     x
+    """
+    joined = pack(prefix, turns)
+    start = len(prefix.ids)
+    segments = [prefix, *turns]
+    positions = [*range(start)]
+    for turn in turns:
+        positions += range(start, start + len(turn.ids))
+    return Packed(
+        ids=joined.ids,
+        labels=joined.labels,
+        weights=joined.weights,
+        blocks=tuple(k for k, segment in enumerate(segments) for _ in segment.ids),
+        positions=tuple(positions),
+    )
+
+
+def check_budget(ids: Sequence[int], context: int, *, question: bool = True) -> None:
+    """Raise PromptError, with the numbers, when a prompt and one token of answer do not fit."""
+    media = sum(token < 0 for token in ids)
+    text = len(ids) - media
+    if len(ids) + 1 > context:
+        what = "the question is too long" if question else "the clip needs too many tokens"
+        raise PromptError(
+            f"{what}: {media} media tokens + {text} text tokens + 1 for the answer is more than "
+            f"the model's context of {context} tokens"
+        )
