@@ -5,7 +5,7 @@ Legend: T frames, H and W rows and columns of a box in pixels of the 128-pixel p
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,10 +101,7 @@ def render_frames(scene: Scene, times_s: Sequence[float], size: int = PICTURE) -
     shrink = PICTURE // size
     plain = background.astype(np.uint8)[None]
     frames = np.repeat(_halve(plain) if shrink == 2 else plain, len(times), axis=0)
-    slots_s = slot_times_s(scene)
-    for index, item in enumerate(scene.objects):
-        look = _look(item, np.random.default_rng([scene.seed, _OBJECT_STREAM + index]))
-        pose = _pose(look, item.events, slots_s, times)
+    for item, look, pose in _cast(scene, times):
         place = PLACES.index(item.place)
         corner = (QUADRANT * (place // 2), QUADRANT * (place % 2))  # row, column
         _draw(frames, background, look, pose, corner, shrink)
@@ -112,14 +109,19 @@ def render_frames(scene: Scene, times_s: Sequence[float], size: int = PICTURE) -
 
 
 def object_centres(scene: Scene, times_s: Sequence[float]) -> np.ndarray:
-    """Give where each object's body is: float64 [objects, T, 2] of x, y in quadrants, -1..1 each."""
-    times, slots_s = np.asarray(times_s, dtype=np.float64), slot_times_s(scene)
-    centres = []
+    """Give where each object's body is: float64 [objects, T, 2], x and y in quadrants, -1..1."""
+    centres = np.zeros((len(scene.objects), len(times_s), 2))
+    for index, (_, _, pose) in enumerate(_cast(scene, np.asarray(times_s, dtype=np.float64))):
+        centres[index] = np.stack([pose.x, pose.y], axis=-1) / (QUADRANT / 2) - 1
+    return centres
+
+
+def _cast(scene: Scene, times: np.ndarray) -> Iterator[tuple[Object, _Look, _Pose]]:
+    """Go through the objects with how each looks and where it is at each time."""
+    slots_s = slot_times_s(scene)
     for index, item in enumerate(scene.objects):
         look = _look(item, np.random.default_rng([scene.seed, _OBJECT_STREAM + index]))
-        pose = _pose(look, item.events, slots_s, times)
-        centres.append(np.stack([pose.x, pose.y], axis=-1) / (QUADRANT / 2) - 1)
-    return np.stack(centres)
+        yield item, look, _pose(look, item.events, slots_s, times)
 
 
 def _background(seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from avchat.world.scenes import DURATION_S, SLOT_S, Scene, Sound, slot_times_s
 
 SAMPLE_RATE = 16_000
 SAMPLES = int(DURATION_S * SAMPLE_RATE)
-CLIP_RMS = 0.025  # of every clip that has a sound; low enough that no click clips
+CLIP_RMS = 0.02  # of every clip that has a sound; low enough that no click clips
 SILENT_RMS = 0.0008  # of a clip that has none: only the noise floor
 
 # Streams of np.random.default_rng([scene.seed, stream]); sounds add their index.
@@ -126,7 +126,7 @@ def _click(tone_hz: float, rng: np.random.Generator) -> np.ndarray:
     """Give three dry clicks 100 ms apart: bursts that ring for a few milliseconds."""
     times = _times_s()
     since = (times - np.float32(0.035)) % np.float32(0.1)
-    ring = np.exp(since * np.float32(-1 / 0.006)) * (times >= np.float32(0.035))
+    ring = np.exp(since * np.float32(-1 / 0.008)) * (times >= np.float32(0.035))
     burst = rng.random(len(times), dtype=np.float32) - np.float32(0.5)
     return ring * (burst + np.float32(0.4) * np.sin(since * np.float32(2 * np.pi * 2.5 * tone_hz)))
 
