@@ -1,12 +1,12 @@
-"""What a model is made of: frozen dataclasses that are saved beside the weights, and three presets.
+"""What a model is made of: frozen dataclasses, saved beside the weights, and three presets.
 
-Enters: keyword arguments, a dict or a `config.json`. Leaves: a `Config`. Nothing here builds anything.
-A part (vision, audio, language) is either `hub` (a name that its library can load, or a folder) with
-its `revision`, or `inline` (the part's own configuration, built with random weights).
+Enters: keyword arguments, a dict or a `config.json`. Leaves: a `Config`. Nothing is built here.
+A part (vision, audio, language) is either `hub` (a name that its library can load, or a folder)
+with its `revision`, or `inline` (the part's own configuration, built with random weights).
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +14,12 @@ CONFIG_FILE = "config.json"
 MODEL_TYPE = "avchat"
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one line in the user's words."""
+class ModelError(ValueError):
+    """A model that cannot be had; the message is one line in the user's words."""
+
+
+class ConfigError(ModelError):
+    """A configuration that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class VisionConfig:
     hub: str | None = None
     revision: str | None = None
     inline: dict[str, Any] | None = None
-    # None: the last layer after the model's final norm. -2: the state before the last layer, without
-    # the norm, which is what Bunny's projector was trained on.
+    # None: the last layer after the model's final norm. -2: the state before the last layer,
+    # without the norm, which is what Bunny's projector was trained on.
     layer: int | None = None
     # "pad" adds grey borders until the frame is square (as LLaVA, Bunny do); "stretch" does not.
     fit: Literal["pad", "stretch"] = "pad"
@@ -59,9 +63,9 @@ class LanguageConfig:
     hub: str | None = None
     revision: str | None = None
     inline: dict[str, Any] | None = None
-    # Spread of the token embeddings of a model built from nothing. The usual 0.02 is meant for widths
-    # of 768 and more: at 160 the embedding drowns in the random attention output and binding of
-    # attributes does not form (shared/research/tiny.md, "What mattered", 1).
+    # Spread of the token embeddings of a model built from nothing. The usual 0.02 is meant for
+    # widths of 768 and more: at 128 the embedding drowned in the random attention output and
+    # attributes did not bind (measured: colour 0.17 with 0.02, 1.0 with 0.5).
     embedding_std: float | None = None
     lora: LoraConfig | None = None
 
@@ -71,8 +75,8 @@ class ProjectorConfig:
     """How features become rows of the language model: pooling in front of two two-layer MLPs."""
 
     layout: Literal["pooled", "timeline"] = "timeline"
-    # timeline: the patches of a frame become grid x grid tokens; "stack" concatenates the patches of
-    # a cell, "mean" averages them. Not used by pooled: it keeps one token a frame and one a patch.
+    # timeline: the patches of a frame become grid x grid tokens; "stack" concatenates the patches
+    # of a cell, "mean" averages them. pooled has one token a frame and one a patch instead.
     grid: int = 2
     patches: Literal["stack", "mean"] = "mean"
     # timeline: audio tokens of one time slot. pooled: audio tokens of the whole clip.
@@ -101,7 +105,7 @@ class PromptConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole model. `notice` is said to the user with every answer (what the weights cannot do)."""
+    """A whole model. `notice` goes with every answer: what these weights cannot do."""
 
     name: str
     vision: VisionConfig

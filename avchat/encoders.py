@@ -1,7 +1,7 @@
 """Frames and sound to features, by a SigLIP vision model and a Whisper encoder.
 
-`Media -> prepare -> Inputs -> encode -> Features`. `prepare` is plain arithmetic on the CPU and fits a
-data worker; `encode` runs the networks on all clips of a batch at once, with gradients where wanted.
+`Media -> prepare -> Inputs -> encode -> Features`. `prepare` is arithmetic on the CPU and fits a
+data worker; `encode` runs the networks on all clips of a batch at once, with gradients if wanted.
 
 Legend: T frames, P patches of a frame, C colours, W Whisper windows, M mel bands, S audio states,
 D width, B rows of a batch.
@@ -200,8 +200,8 @@ def preprocess_frames(frames: np.ndarray | Tensor, spec: InputSpec) -> Tensor:
 def log_mels(waveform: np.ndarray | Tensor, spec: InputSpec) -> Tensor:
     """Cut mono 16 kHz sound in Whisper windows, float [samples] -> [W, M, 2 * states].
 
-    Each window is padded and turned to log-mel by itself: Whisper clamps to the maximum of what it is
-    called on, so a loud window (or a neighbour in a batch) must not change a quiet one.
+    Each window is padded and turned to log-mel by itself: Whisper clamps to the maximum of what it
+    is called on, and a loud window (or a neighbour in a batch) must not change a quiet one.
     """
     sound = torch.as_tensor(waveform, dtype=torch.float32)
     windows = F.pad(sound, (0, -len(sound) % spec.window_samples)).split(spec.window_samples)

@@ -1,6 +1,7 @@
-"""The causal language model and its tokenizer; LoRA through peft; 4 and 8 bit through bitsandbytes.
+"""The causal language model and its tokenizer; LoRA by peft; 4 and 8 bit by bitsandbytes.
 
-Enters: a `LanguageConfig`. Leaves: a Transformers model that takes `inputs_embeds`, and a tokenizer.
+Enters: a `LanguageConfig`. Leaves: a Transformers model, which takes `inputs_embeds`, and a
+tokenizer.
 """
 
 from collections.abc import Iterable
@@ -93,11 +94,14 @@ def load_lora(model: PreTrainedModel, folder: Path, *, trainable: bool = False) 
     return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
 
 
+def save_lora(model: nn.Module, folder: Path) -> None:
+    """Save the adapters alone."""
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
 def has_lora(model: nn.Module) -> bool:
     """Say whether a model carries peft adapters."""
-    from peft import PeftModel
-
-    return isinstance(model, PeftModel)
+    return not isinstance(model, PreTrainedModel)  # peft's wrapper is none; its import is slow
 
 
 def merge_lora(model: nn.Module) -> PreTrainedModel:
@@ -114,8 +118,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     """Train a small lower-casing byte-level tokenizer on texts.
 
     Frequent words and times become one token each; no text is ever unknown, since all 256 bytes are
-    in the vocabulary. `<pad>` (id 0) and `<eos>` (id 1) are two tokens, so that masking the one never
-    masks the other.
+    in the vocabulary. `<pad>` (id 0) and `<eos>` (id 1) are two tokens, so that masking the one
+    never masks the other.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()

@@ -2,20 +2,23 @@
 
 Enters: a `Batch` of token ids with placeholders and the clips they stand for. Leaves: the loss.
 
-Legend: B rows, L tokens of a row, N media tokens, C columns that are trained, D width, V vocabulary.
+Legend: B rows, L tokens of a row, N media tokens, C trained columns, D width, V vocabulary.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import HfApi
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from avchat.config import Config
+from avchat.config import CONFIG_FILE, Config, ModelError
 from avchat.encoders import (
     AudioEncoder,
     Features,
@@ -27,17 +30,40 @@ from avchat.encoders import (
     input_spec,
     prepare,
 )
-from avchat.language import Bits, attach_lora, build_language, load_tokenizer
+from avchat.language import (
+    Bits,
+    attach_lora,
+    build_language,
+    has_lora,
+    load_lora,
+    load_tokenizer,
+    merge_lora,
+    save_lora,
+)
 from avchat.media import Media
 from avchat.projectors import AudioProjector, MediaTokens, Slot, VisualProjector, plan, project
 from avchat.prompt import IGNORE, PICTURE_ID, SOUND_ID, Packed, Prompt
+from avchat.saved import (
+    ADAPTER_FOLDER,
+    TOKENIZER_FOLDER,
+    WEIGHTS_FILE,
+    commit_of,
+    find_checkpoint,
+    model_card,
+    own_prefixes,
+    read_weights,
+    without_peft,
+)
+
+if TYPE_CHECKING:
+    from avchat import Conversation
 
 PAD_BLOCK = -1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded on the right. `blocks` and `positions` are None where all rows are plainly causal."""
+    """Rows padded on the right. `blocks` and `positions` are None where all rows are causal."""
 
     clips: list[Inputs] | list[Features]  # one a row
     ids: Tensor  # [B, L]; below zero: placeholders
@@ -129,6 +155,8 @@ class AVChat(nn.Module):
         self.prompt = Prompt(config.prompt, tokenizer)
         self.spec = input_spec(vision, audio, config.vision)
         self.context: int = language.config.max_position_embeddings
+        # names of weights of Hub bases that a checkpoint has changed: they are saved with it
+        self.changed: set[str] = set()
 
     @classmethod
     def from_config(
@@ -142,8 +170,8 @@ class AVChat(nn.Module):
     ) -> "AVChat":
         """Build a model from its config: bases from the Hub, the rest with random weights.
 
-        Args: tokenizer: None for the language base's own; dtype: of encoders and language model, the
-        projectors stay in fp32; lora: attach fresh adapters where the config asks for them.
+        Args: tokenizer: None for the language base's own; dtype: of encoders and language model,
+        the projectors stay in fp32; lora: attach fresh adapters where the config asks for them.
         """
         tokenizer = tokenizer or load_tokenizer(config.language.hub, config.language.revision)
         if config.language.inline is not None:
@@ -158,7 +186,7 @@ class AVChat(nn.Module):
         if lora and config.language.lora is not None:
             language = attach_lora(language, config.language.lora)
         return cls(
-            config,
+            _pinned(config),
             vision,
             audio,
             VisualProjector(config.projector, vision.width, width, vision.num_patches),
@@ -190,7 +218,7 @@ class AVChat(nn.Module):
         return project(clips, self.visual_projector, self.audio_projector, self.config.frames)
 
     def embed(self, ids: Tensor, tokens: Sequence[MediaTokens]) -> Tensor:
-        """Splice: embed ids [B, L] and overwrite the placeholders with the clips' tokens, row by row."""
+        """Embed ids [B, L]; overwrite the placeholders with the clips' tokens, row by row."""
         embeds = self.language.get_input_embeddings()(ids.clamp(min=0))  # [B, L, D]
         for placeholder, rows in (
             (PICTURE_ID, torch.cat([clip.visual for clip in tokens])),
@@ -230,3 +258,111 @@ class AVChat(nn.Module):
             correct=(logits.detach().argmax(-1) == targets).sum(),
             tokens=(targets != IGNORE).sum(),
         )
+
+    def open(self, path: str | Path, **options: Any) -> "Conversation":
+        """Begin a conversation about a file; options as in `Conversation.open`."""
+        from avchat import Conversation  # by the package's door: chat.py stands on this file
+
+        return Conversation.open(self, path, **options)
+
+    def merge(self) -> None:
+        """Fold LoRA adapters into the language model, which is then saved whole."""
+        self.language = merge_lora(self.language)
+        self.config = replace(self.config, language=replace(self.config.language, lora=None))
+        self.changed |= {f"language.{name}" for name in self.language.state_dict()}
+
+    def own_weights(self) -> dict[str, Tensor]:
+        """Collect what a checkpoint must hold: all but the untouched bases and the adapters."""
+        built = own_prefixes(self.config)
+        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
+        weights, seen = {}, set()
+        for name, weight in self.state_dict().items():
+            bare = without_peft(name)
+            wanted = bare.startswith(built) or name in trained or bare in self.changed
+            # tied weights are one tensor under two names: safetensors wants it once
+            if wanted and ".lora_" not in name and weight.data_ptr() not in seen:
+                seen.add(weight.data_ptr())
+                weights[bare] = weight.detach().cpu().contiguous()
+        return weights
+
+    def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> None:
+        """Write config, weights, tokenizer, adapters and a model card into a folder.
+
+        Args: card: the text of README.md; None for a plain one.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.save(folder)
+        self.tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
+        save_file(self.own_weights(), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        if has_lora(self.language):
+            save_lora(self.language, folder / ADAPTER_FOLDER)
+        (folder / "README.md").write_text(card or model_card(self.config), encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        bits: Bits | None = None,
+        trainable: bool = False,
+    ) -> "AVChat":
+        """Load a bundled model, a folder or a Hub id; ModelError says why it is none of them.
+
+        Args: device: None for CUDA where there is one; dtype: None for fp32 on the CPU and bf16
+        elsewhere; bits: see `build_language`; trainable: keep saved adapters trainable.
+        """
+        folder = find_checkpoint(str(name))
+        config = Config.load(folder)
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+        try:
+            tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
+            model = cls.from_config(config, tokenizer, dtype=dtype, bits=bits, lora=False)
+        except OSError as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"{name}: a part could not be loaded ({reason})") from error
+        model._load_weights(folder)
+        if (folder / ADAPTER_FOLDER).is_dir():
+            adapter = folder / ADAPTER_FOLDER
+            model.language = load_lora(model.language, adapter, trainable=trainable)
+        return model.to(device).eval()
+
+    def _load_weights(self, folder: Path) -> None:
+        """Load `model.safetensors`; every weight that no base brings must be there."""
+        path, weights = folder / WEIGHTS_FILE, read_weights(folder)
+        try:
+            missing, unknown = self.load_state_dict(weights, strict=False)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(f"{path}: does not fit {CONFIG_FILE} ({reason})") from error
+        built = own_prefixes(self.config)
+        missing = [name for name in missing if name.startswith(built)]
+        if missing or unknown:
+            wrong = ", ".join([*missing, *unknown][:3])
+            raise ModelError(
+                f"{path}: {len(missing)} weights missing, {len(unknown)} unknown ({wrong}, ...)"
+            )
+        self.changed |= set(weights)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, card: str | None = None) -> None:
+        """Save to the Hugging Face Hub, as `save_pretrained` writes it."""
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, card=card)
+            api.upload_folder(repo_id=repo_id, folder_path=folder)
+
+
+def _pinned(config: Config) -> Config:
+    """Write the commits that were loaded into the config, so that a checkpoint names its bases."""
+    vision, language = config.vision, config.language
+    seen = commit_of(vision.hub, vision.revision) or vision.revision
+    said = commit_of(language.hub, language.revision) or language.revision
+    return replace(
+        config,
+        vision=replace(vision, revision=seen),
+        language=replace(language, revision=said),
+    )

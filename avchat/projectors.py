@@ -1,7 +1,7 @@
 """Features to rows of the language model: pooling, then a two-layer MLP for each sense.
 
-`plan` says from times alone which tokens a clip gets, so that a prompt can be laid out before anything
-is encoded; `VisualProjector` and `AudioProjector` make exactly those tokens.
+`plan` says from times alone which tokens a clip gets, so that a prompt can be laid out before
+anything is encoded; `VisualProjector` and `AudioProjector` make exactly those tokens.
 
 Legend: G clips of equal shape, T frames, P patches of a frame, S audio states, N tokens, J bins,
 D width.
@@ -93,7 +93,7 @@ def bin_means(states: Tensor, edges: Tensor) -> Tensor:
     any state is zero.
     """
     num_states = states.shape[-2]
-    # float64: a running sum over hours of sound would lose the small differences (not on Apple GPUs)
+    # float64: a running sum over hours of sound loses small differences (Apple GPUs have no such)
     exact = torch.float32 if states.device.type == "mps" else torch.float64
     edges = edges.clamp(0, num_states).to(states.device, exact)
     values = states.to(exact)

@@ -40,14 +40,14 @@ class Packed:
     ids: tuple[int, ...]
     labels: tuple[int, ...]
     weights: tuple[float, ...]
-    # Block 0 is seen by all; a token of block k sees block 0 and, in block k, what stands before it.
+    # A token of block k sees block 0 and block k, as far as they stand before it.
     blocks: tuple[int, ...] | None = None
     positions: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question with its answer; None while it is being asked. `weight` scales the answer's loss."""
+    """A question with its answer, None while it is being asked; the answer's weight in the loss."""
 
     question: str
     answer: str | None = None
@@ -129,8 +129,8 @@ def pack(prefix: Segment, turns: Sequence[Segment]) -> Packed:
 def pack_independent(prefix: Segment, turns: Sequence[Segment]) -> Packed:
     """Join turns that do not see each other: one pass over the media for many questions.
 
-    Every turn sees the prefix and itself, and its positions go on from the prefix, so the loss is that
-    of separate rows. With prefix p and turns a a, b (key across, query down, x = seen):
+    Every turn sees the prefix and itself, and its positions go on from the prefix, so the loss is
+    that of separate rows. With prefix p and turns a a, b (key across, query down, x = seen):
 
             p a a b        blocks     0 1 1 2
         p   x              positions  0 1 2 1

@@ -16,7 +16,7 @@ LAYERS = [
     "media",
     "encoders",
     "projectors",
-    "language prompt",
+    "language prompt saved",
     "model",
     "chat",
     "checkpoints",

@@ -1,0 +1,89 @@
+"""A saved model on disk: where a name leads, which weights belong in it, what its card says.
+
+A folder holds `config.json`, `model.safetensors`, `tokenizer/`, `README.md` and, with LoRA,
+`adapter/`. model.py writes and reads them.
+"""
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from avchat.config import CONFIG_FILE, PRESETS, Config, ModelError
+
+WEIGHTS_FILE = "model.safetensors"
+ADAPTER_FOLDER = "adapter"
+# apart from our config.json, which AutoTokenizer would take for one of its own
+TOKENIZER_FOLDER = "tokenizer"
+ASSETS = Path(__file__).parent / "assets"  # of the package: a folder for each bundled model
+
+
+def find_checkpoint(name: str) -> Path:
+    """Find the folder of a bundled model, a folder or a Hub id (downloaded); else ModelError."""
+    presets = ", ".join(PRESETS)
+    if name in PRESETS and (ASSETS / name / CONFIG_FILE).is_file():
+        return ASSETS / name
+    if Path(name).is_dir():
+        return Path(name)
+    if name in PRESETS:
+        raise ModelError(
+            f"no weights for the preset {name}: none are in this package; train it (see train/) or "
+            "name a folder or a Hub id"
+        )
+    reason = "not found on the Hub"
+    if name.count("/") == 1:
+        try:
+            return Path(snapshot_download(name))
+        except (RepositoryNotFoundError, HFValidationError):
+            pass  # the reason above is the true one
+        except OSError as error:
+            reason = f"and the Hub could not be asked ({type(error).__name__})"
+    raise ModelError(f"no model called {name}: not a preset ({presets}), not a folder, {reason}")
+
+
+def commit_of(hub: str | None, revision: str | None) -> str | None:
+    """Find which commit of a Hub repository was loaded; None for a folder or no repository."""
+    if hub is None or Path(hub).is_dir():
+        return None
+    cached = try_to_load_from_cache(hub, CONFIG_FILE, revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else None
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Read `model.safetensors`; ModelError when it is absent or damaged."""
+    path = folder / WEIGHTS_FILE
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: the weights cannot be read ({error})") from error
+
+
+def own_prefixes(config: Config) -> tuple[str, ...]:
+    """Name, as prefixes of weights, the parts that no base brings: projectors, what is inline."""
+    parts = {"vision.": config.vision, "audio.": config.audio, "language.": config.language}
+    inline = (prefix for prefix, part in parts.items() if part.inline is not None)
+    return ("visual_projector.", "audio_projector.", *inline)
+
+
+def without_peft(name: str) -> str:
+    """Give a weight the name that it has without peft's wrapping."""
+    return name.replace("language.base_model.model.", "language.").replace(".base_layer.", ".")
+
+
+def model_card(config: Config) -> str:
+    """Write a plain model card."""
+    parts = (config.vision, config.audio, config.language)
+    bases = [part.hub for part in parts if part.hub is not None]
+    listed = "".join(f"- {base}\n" for base in bases) or "- none: all weights are in this folder\n"
+    notice = f"\n{config.notice}\n" if config.notice else ""
+    return (
+        f"---\nlibrary_name: avchat\npipeline_tag: video-text-to-text\n---\n"
+        f"# {config.name}\n{notice}"
+        f"\nAn avchat model, layout `{config.projector.layout}`. Bases, as in `{CONFIG_FILE}`:\n\n"
+        f"{listed}\n```python\nfrom avchat import AVChat\n\n"
+        'model = AVChat.from_pretrained("path/to/this/folder")\n'
+        'print("".join(model.open("clip.mp4").ask("What do you hear?")))\n```\n'
+    )
