@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Reading order: a module imports only what stands above it, or beside it on the same line.
 LAYERS = [
     "config",
-    "decoding",
+    "container",
+    "sound pictures",
     "media",
     "encoders",
     "projectors",
@@ -23,6 +24,7 @@ LAYERS = [
     "vlsa",
     "library",
     "world",
+    "tagging",
     "data",
     "features",
     "training",
@@ -33,6 +35,8 @@ LAYERS = [
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 
+# The files that read media.
+MEDIA = ["avchat/container.py", "avchat/sound.py", "avchat/pictures.py", "avchat/media.py"]
 # Third-party packages that one part of avchat alone may touch.
 OWNERS = {
     "gradio": ["avchat/ui/"],
@@ -40,8 +44,8 @@ OWNERS = {
     "peft": ["avchat/language.py"],
     "bitsandbytes": ["avchat/language.py"],
     "lancedb": ["avchat/library.py"],
-    "decord": ["avchat/media.py", "avchat/decoding.py"],
-    "av": ["avchat/decoding.py", "avchat/media.py", "avchat/world/", "avchat/assets/"],
+    "decord": MEDIA,
+    "av": [*MEDIA, "avchat/world/", "avchat/assets/"],
 }
 # What answers a question must not pull in what trains.
 FORBIDDEN = [

@@ -1,0 +1,224 @@
+"""The page: a clip on the left, a conversation about it on the right.
+
+Enters: a loaded model and example clips. Leaves: `gr.Blocks`. What belongs to one visitor lies in a
+`Session` inside `gr.State`, so two visitors never share a clip.
+"""
+
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from avchat.chat import Conversation
+from avchat.media import MediaError, load_media
+from avchat.model import AVChat
+
+SENSES = [("Sound + picture", "both"), ("Sound only", "sound"), ("Picture only", "picture")]
+FILE_TYPES = ["video", "audio", "image"]
+# Clips of visitors who left: look every hour, delete what is older than two.
+DELETE_CACHE_S = (3600, 7200)
+# One answer at a time on one machine: a second visitor waits in the queue.
+QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+INTRO = """# avchat
+Ask a clip what is seen and what is heard."""
+EMPTY = "Drop in a clip, or take an example, and ask."
+
+
+@dataclass
+class Session:
+    """One visitor's clip: its conversation with the model and the turns that the page shows."""
+
+    conversation: Conversation
+    turns: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip to try, a question that fits it, and a picture from its middle as a thumbnail."""
+
+    path: Path
+    question: str
+    thumbnail: Path
+
+
+def load_examples(clips: list[tuple[Path, str]]) -> list[Example]:
+    """Write a thumbnail beside each example clip."""
+    found = []
+    for path, question in clips:
+        thumbnail = path.with_suffix(".png")
+        if not thumbnail.exists():
+            Image.fromarray(load_media(path, frames=1).frames[0]).save(thumbnail)
+        found.append(Example(path, question, thumbnail))
+    return found
+
+
+def build(model: AVChat, examples: list[Example]) -> gr.Blocks:
+    """Lay the page out and connect it to the model."""
+    with gr.Blocks(title="avchat", analytics_enabled=False, delete_cache=DELETE_CACHE_S) as page:
+        session = gr.State(None)
+        gr.Markdown(INTRO, elem_id="title")
+        if model.config.notice:
+            gr.Markdown(f"Note: {model.config.notice}.", elem_id="notice")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=320):
+                upload, picks, shown = clip_column(examples)
+            with gr.Column(scale=6, min_width=320):
+                talk, sense, question, ask, stop = talk_column()
+        connect_clip(model, examples, upload, picks, [session, *shown, talk, question])
+        connect_talk(session, talk, sense, question, ask, stop)
+    return page
+
+
+def clip_column(examples: list[Example]) -> tuple[gr.File, list[gr.Button], list[Any]]:
+    """Make the left column: upload, what is wrong with the clip, player, examples."""
+    upload = gr.File(
+        label="Your clip", file_types=FILE_TYPES, height=130, buttons=[], elem_id="upload"
+    )
+    status = gr.HTML("", visible=False, elem_id="clip-status")
+    video = gr.Video(
+        label="Clip", interactive=False, include_audio=True, visible=False, elem_id="player"
+    )
+    audio = gr.Audio(label="Clip", interactive=False, visible=False, elem_id="listener")
+    image = gr.Image(label="Clip", interactive=False, visible=False, elem_id="viewer")
+    with gr.Column(elem_id="examples", visible=bool(examples)):
+        gr.Markdown("Or try one of these:")
+        with gr.Row():
+            picks = [
+                gr.Button(example.question, icon=str(example.thumbnail), size="sm")
+                for example in examples
+            ]
+    return upload, picks, [status, video, audio, image]
+
+
+def talk_column() -> tuple[gr.Chatbot, gr.Radio, gr.Textbox, gr.Button, gr.Button]:
+    """Make the right column: the conversation, the switch of the senses, the question."""
+    talk = gr.Chatbot(
+        label="Conversation", height=430, placeholder=EMPTY, buttons=["copy"], elem_id="talk"
+    )
+    with gr.Group():
+        sense = gr.Radio(SENSES, value="both", label="The model may use", elem_id="sense")
+        question = gr.Textbox(
+            label="Question", placeholder="What do you see? What do you hear?", elem_id="question"
+        )
+    with gr.Row():
+        ask = gr.Button("Ask", variant="primary", scale=2, min_width=90, elem_id="ask")
+        stop = gr.Button("Stop", interactive=False, min_width=90, elem_id="stop")
+    return talk, sense, question, ask, stop
+
+
+def connect_clip(
+    model: AVChat,
+    examples: list[Example],
+    upload: gr.File,
+    picks: list[gr.Button],
+    outputs: list[Any],
+) -> None:
+    """Open a clip when it is uploaded, removed or taken from the examples."""
+
+    def open_upload(path: str | None) -> list[Any]:
+        """Open a clip for questions; a new clip starts a new conversation."""
+        return open_clip(model, None if path is None else Path(path), "")
+
+    upload.change(open_upload, [upload], outputs, api_name="open", **QUEUE)
+    for pick, example in zip(picks, examples, strict=True):
+        take = partial(open_clip, model, example.path, example.question)
+        pick.click(take, None, outputs, api_visibility="private", **QUEUE)
+
+
+def open_clip(model: AVChat, path: Path | None, question: str) -> list[Any]:
+    """Give the values of [session, status, video, audio, image, talk, question] for a clip."""
+    if path is None:
+        return [None, gr.HTML("", visible=False), *players(None, ""), [], question]
+    try:
+        conversation = model.open(path, isolate=True)
+    except MediaError as error:
+        wrong = gr.HTML(alert(str(error)), visible=True)
+        return [None, wrong, *players(None, ""), [], question]
+    media = conversation.media
+    kind = "video" if len(media.frames) > 1 else "audio" if media.has_audio else "image"
+    warnings = "<br>".join(html.escape(warning) for warning in media.warnings)
+    status = gr.HTML(warnings, visible=bool(warnings))
+    return [Session(conversation), status, *players(path, kind), [], question]
+
+
+def players(path: Path | None, kind: str) -> list[Any]:
+    """Show the clip in the one player of video, audio and image that fits it."""
+    parts = {"video": gr.Video, "audio": gr.Audio, "image": gr.Image}
+    return [
+        part(value=str(path) if name == kind else None, visible=name == kind)
+        for name, part in parts.items()
+    ]
+
+
+def connect_talk(
+    session: gr.State,
+    talk: gr.Chatbot,
+    sense: gr.Radio,
+    question: gr.Textbox,
+    ask: gr.Button,
+    stop: gr.Button,
+) -> None:
+    """Answer when asked, and stop the model when told to."""
+    asked = gr.on(
+        [ask.click, question.submit],
+        answer,
+        [session, question, sense],
+        [talk, question, ask, stop],
+        api_name="ask",
+        show_progress="hidden",
+        **QUEUE,
+    )
+    # Cancelling closes the generator below, and with it the model's own: no thread is left behind.
+    stop.click(stopped, [session], [talk, ask, stop], cancels=[asked], api_name="stop", queue=False)
+
+
+def answer(session: Session | None, question: str, sense: str) -> Iterator[list[Any]]:
+    """Answer a question about the open clip, word by word, with a receipt at the end."""
+    busy, idle = buttons(busy=True), buttons(busy=False)
+    if session is None:
+        yield [[said("assistant", alert("open a clip first"))], question, *idle]
+        return
+    session.turns += [said("user", question), said("assistant", "")]
+    reply = session.turns[-1]
+    yield [session.turns, "", *busy]
+    try:
+        for piece in session.conversation.ask(question, sense=sense):
+            reply["content"] += html.escape(piece, quote=False)
+            yield [session.turns, "", *busy]
+    except ValueError as error:
+        reply["content"] = alert(str(error))
+    else:
+        reply["content"] += f'<span class="receipt">{in_words(session.conversation)}</span>'
+    yield [session.turns, "", *idle]
+
+
+def stopped(session: Session | None) -> list[Any]:
+    """Mark the answer that was being written as stopped."""
+    turns = session.turns if session else []
+    if turns and "receipt" not in turns[-1]["content"]:
+        turns[-1]["content"] += '<span class="receipt">Stopped.</span>'
+    return [turns, *buttons(busy=False)]
+
+
+def buttons(*, busy: bool) -> list[Any]:
+    """Enable Ask or Stop, whichever makes sense now."""
+    return [gr.Button(interactive=not busy), gr.Button(interactive=busy)]
+
+
+def said(role: str, text: str) -> dict[str, str]:
+    """Make one turn as the chat component wants it."""
+    return {"role": role, "content": text}
+
+
+def alert(message: str) -> str:
+    """Show an error as one line that screen readers announce."""
+    return f'<span class="error" role="alert">error: {html.escape(message)}</span>'
+
+
+def in_words(conversation: Conversation) -> str:
+    raise NotImplementedError
