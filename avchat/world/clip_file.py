@@ -5,7 +5,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from avchat.world.pictures import PICTURE, render_frames
 from avchat.world.scenes import DURATION_S, Scene
@@ -36,7 +36,8 @@ def write_clip(scene: Scene, path: str | Path) -> None:
         convert = VideoReformatter()  # one for all frames: making its tables takes most of the time
         for number, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame = convert.reformat(frame, format="yuv420p")
+            # AREA: each pair of colour differences is the mean of its 2x2 pixels
+            frame = convert.reformat(frame, format="yuv420p", interpolation=Interpolation.AREA)
             frame.pts, frame.time_base = number, Fraction(1, FPS)
             file.mux(pictures.encode(frame))
         frame = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
