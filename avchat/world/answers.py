@@ -221,15 +221,14 @@ def sound_kind(scene: Scene, args: Args) -> str | None:
 
 def pitch(scene: Scene, args: Args) -> str | None:
     """Answer with the pitch of the only beep."""
-    if len(scene.sounds) != 1 or scene.sounds[0].kind != "beep" or scene.sounds[0].pitch == "middle":
-        return None
-    return scene.sounds[0].pitch
+    pitches = [s.pitch for s in scene.sounds if s.kind == "beep"]
+    return pitches[0] if len(pitches) == 1 and pitches[0] != "middle" else None
 
 
 def chirp_direction(scene: Scene, args: Args) -> str | None:
-    """Answer with the direction of the only sound, a chirp."""
-    kinds = [s.kind for s in scene.sounds]
-    return {"rising chirp": "up", "falling chirp": "down"}.get(kinds[0]) if len(kinds) == 1 else None
+    """Answer with the direction of the only chirp."""
+    chirps = [s.kind for s in scene.sounds if s.kind.endswith("chirp")]
+    return {"rising chirp": "up", "falling chirp": "down"}[chirps[0]] if len(chirps) == 1 else None
 
 
 def sound_count(scene: Scene, args: Args) -> str | None:
@@ -247,8 +246,6 @@ def sound_order(scene: Scene, args: Args) -> str | None:
 def pitch_compare(scene: Scene, args: Args) -> str | None:
     """Compare the pitch of two beeps, low and high."""
     pitches = [s.pitch for s in scene.sounds if s.kind == "beep"]
-    if len(pitches) != 2 or len(scene.sounds) != 2:
-        return None
     return {("low", "high"): "higher", ("high", "low"): "lower"}.get(tuple(pitches))
 
 

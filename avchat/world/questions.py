@@ -78,11 +78,11 @@ FAMILIES: dict[str, Family] = {
     "event_count": Family("V", _FREE, answers.refs_actor, answers.event_count, _fixed(*COUNTS)),
     "first_actor": Family("V", _FREE, answers.nothing, answers.first_actor, _fixed(*NAMES)),
     "sound_kind": Family("A", _in("sounds"), answers.nothing, answers.sound_kind, _fixed(*THE_SOUNDS)),
-    "pitch": Family("A", _in("sounds"), answers.nothing, answers.pitch, _fixed("low", "high")),
-    "chirp_direction": Family("A", _in("sounds"), answers.nothing, answers.chirp_direction, _fixed("up", "down")),
+    "pitch": Family("A", _FREE, answers.nothing, answers.pitch, _fixed("low", "high")),
+    "chirp_direction": Family("A", _FREE, answers.nothing, answers.chirp_direction, _fixed("up", "down")),
     "sound_count": Family("A", _FREE, answers.heard_kinds, answers.sound_count, _fixed(*COUNTS)),
     "sound_order": Family("A", _FREE, answers.two_kinds, answers.sound_order, _named("sound", "other")),
-    "pitch_compare": Family("A", _in("sounds"), answers.nothing, answers.pitch_compare, _fixed("higher", "lower")),
+    "pitch_compare": Family("A", _FREE, answers.nothing, answers.pitch_compare, _fixed("higher", "lower")),
     "loudness_compare": Family(
         "A", _in("sounds"), answers.heard_kinds, answers.loudness_compare, _fixed("the first", "the second")
     ),

@@ -31,7 +31,7 @@ VOICES = ("man", "woman")
 
 KINDS = ("pictures", "sounds", "speech", "one source", "two sources", "order", "sounders", "said")
 # How often each kind is drawn: cross-modal kinds get more than half, because they are what is hard to learn.
-KIND_WEIGHTS = (0.17, 0.14, 0.10, 0.17, 0.16, 0.06, 0.08, 0.12)
+KIND_WEIGHTS = (0.08, 0.24, 0.09, 0.17, 0.17, 0.07, 0.08, 0.10)
 CROSS_MODAL = frozenset(KINDS[3:])
 
 
@@ -216,7 +216,7 @@ def _draw_speech(rng: np.random.Generator, seed: int) -> Scene:
 
 def _draw_sounds(rng: np.random.Generator, seed: int) -> Scene:
     """One of: some of one kind among others, a rhythm, two of one kind that differ in pitch or loudness, one chirp or beep."""
-    pattern = rng.integers(5)
+    pattern = rng.choice(5, p=(0.25, 0.17, 0.15, 0.15, 0.28))
     if pattern == 0:
         sounds = _counted(rng)
     elif pattern == 1:
@@ -232,7 +232,7 @@ def _draw_sounds(rng: np.random.Generator, seed: int) -> Scene:
         sounds = [Sound(a, kind, loudness=first), Sound(b, kind, loudness=second)]
     else:
         slot = int(rng.integers(SLOTS))
-        kind = _one(rng, ("rising chirp", "falling chirp", "beep", "beep", *SOUNDS))
+        kind = _one(rng, SOUNDS if rng.random() < 0.5 else ("beep", "beep", *SOUNDS[1:3]))
         sounds = [Sound(slot, kind, pitch=_one(rng, ("low", "high")))]
     return Scene(seed, _any_objects(rng), tuple(sorted(sounds, key=lambda s: s.slot)), "sounds")
 

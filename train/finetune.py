@@ -1,0 +1,146 @@
+"""Stage 2: teach the model to answer, pictures and sound at once.
+
+    accelerate launch train/finetune.py --data clips.jsonl --init runs/pretrain/model --output runs/mine
+    torchrun --nproc-per-node 2 train/finetune.py --tiny --init runs/tiny/encoders/model --output runs/tiny/chat
+
+Projectors and the language model are trained (LoRA where the model's config asks for it, else all of it); encoders stay
+frozen. With `--tiny` the clips are lessons of the world, and two small heads go on naming what the generator knows.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from torch import nn
+
+from avchat.data import Pool, TaggedBatch, manifest_batch, read_manifest
+from avchat.model import AVChat
+from avchat.prompt import SOUND_ID
+from avchat.tagging import Tagger
+from avchat.training import Batch, Loss, RunConfig, fit
+from avchat.world.scenes import SLOTS
+
+ACTING_LAYER = 2  # after so many layers of the language model an audio token should know who acts in its slot
+TAG_WEIGHT, ACTING_WEIGHT = 0.15, 0.3
+
+
+@dataclass(frozen=True)
+class Finetune(RunConfig):
+    """Projectors and language model."""
+
+    output: Path = Path("runs/finetune")
+    tiny: bool = False
+    """Train on lessons of the world instead of a manifest."""
+    data: Path | None = None
+    """Manifest (JSON lines) of clips with questions and answers."""
+    init: str = "timeline"
+    """Preset, folder or Hub id to start from."""
+    projector_lr: float = 0.1
+    """Learning rate of the projectors, as a part of lr (Bunny: 2e-5 of 2e-4)."""
+    pool: int = 32768
+    """With --tiny: clips that are rendered and encoded once."""
+    tokens: int = 208
+    """With --tiny: length of a row."""
+
+
+class Pupil(nn.Module):
+    """A chat model with the heads that help it to learn the world."""
+
+    def __init__(self, model: AVChat) -> None:
+        super().__init__()
+        self.model = model
+        self.tagger = Tagger(model.visual_projector.width_out)
+        self._states: torch.Tensor | None = None
+        layer = model.language.model.layers[ACTING_LAYER - 1]
+        layer.register_forward_hook(self._keep)
+
+    def _keep(self, layer: nn.Module, args: tuple, output: torch.Tensor | tuple) -> None:
+        self._states = output[0] if isinstance(output, tuple) else output  # [B, L, D]
+
+    def forward(self, tagged: TaggedBatch) -> Loss:
+        """Sum the answers' loss and the weighted losses of the heads."""
+        batch, tags = tagged.batch, tagged.tags
+        tokens = self.model.project(batch.clips)
+        loss = self.model(batch, tokens=tokens)
+        heard = [k for k, t in enumerate(tokens) if len(t.audio)]
+        seen = [k for k, t in enumerate(tokens) if len(t.visual)]
+        both = [k for k in heard if k in seen]
+        states = torch.stack([self._states[k][batch.ids[k] == SOUND_ID] for k in both])
+        assert states.shape[1] == SLOTS, f"{states.shape[1]} audio tokens, {SLOTS} slots"
+        acting = self.tagger.acting_loss(states, [tags[k] for k in both])
+        naming = self.tagger.seen_loss(torch.stack([tokens[k].visual for k in seen]), [tags[k] for k in seen])
+        naming = naming + self.tagger.heard_loss(torch.stack([tokens[k].audio for k in heard]), [tags[k] for k in heard])
+        heads = TAG_WEIGHT * naming + ACTING_WEIGHT * acting
+        logs = {
+            "answers": float(loss.total.detach() / loss.weight),
+            "right": float(loss.correct / loss.tokens),
+            "naming": float(naming.detach()),
+            "acting": float(acting.detach()),
+        }
+        return Loss(loss.total + heads * loss.weight.detach(), logs)
+
+
+class Chat(nn.Module):
+    """A chat model as `fit` wants it."""
+
+    def __init__(self, model: AVChat) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: object) -> Loss:
+        """Sum the weighted cross-entropy of the answers."""
+        loss = self.model(batch)
+        return Loss(loss.total, {"right": float(loss.correct / loss.tokens.clamp(min=1))})
+
+
+def freeze_encoders(model: AVChat) -> None:
+    """Freeze what this stage does not train."""
+    model.vision.requires_grad_(False)
+    model.audio.requires_grad_(False)
+
+
+def tiny(run: Finetune) -> None:
+    """Train the tiny model on lessons of the world."""
+    model = AVChat.from_pretrained(run.init)
+    freeze_encoders(model)
+    pupil = Pupil(model)
+    pupil.tagger.load_state_dict(torch.load(Path(run.init).parent / "tagger.pt", weights_only=True))
+    pool = Pool(model, run.pool, run.seed)
+
+    def batch_at(number: int) -> Batch:
+        tagged = pool.batch(number, run.batch, run.tokens)
+        return Batch(tagged, float((tagged.batch.weights * (tagged.batch.labels >= 0)).sum()))
+
+    trained = [p for p in pupil.parameters() if p.requires_grad]
+    if fit(run, pupil, [{"params": trained}], batch_at):
+        model.save_pretrained(run.output / "model")
+
+
+def manifest(run: Finetune) -> None:
+    """Train on the user's own clips."""
+    model = AVChat.from_pretrained(run.init)
+    freeze_encoders(model)
+    samples = read_manifest(run.data)
+    projectors = [*model.visual_projector.parameters(), *model.audio_projector.parameters()]
+    groups = [
+        {"params": projectors, "lr": run.projector_lr},
+        {"params": [p for p in model.language.parameters() if p.requires_grad]},
+    ]
+
+    def batch_at(number: int) -> Batch:
+        batch = manifest_batch(model, samples, run.batch, run.seed, number)
+        return Batch(batch, float((batch.weights * (batch.labels >= 0)).sum()))
+
+    if fit(run, Chat(model), groups, batch_at):
+        model.save_pretrained(run.output / "model")
+
+
+if __name__ == "__main__":
+    config = tyro.cli(Finetune, description=__doc__)
+    if config.tiny:
+        tiny(config)
+    elif config.data:
+        manifest(config)
+    else:
+        raise SystemExit("error: give --data, a manifest of clips with questions and answers, or --tiny")

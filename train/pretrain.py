@@ -1,0 +1,115 @@
+"""Stage 1: encoders and projectors.
+
+    python train/pretrain.py --tiny --output runs/tiny/encoders
+
+With `--tiny` the small encoders start from nothing and are trained, with their projectors, to name what the world's generator
+put into each slot and quarter. With `--data` a model on published encoders is trained on a manifest of captions or speech:
+projectors only, encoders and language model frozen (P1's first stage).
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from avchat.config import PRESETS
+from avchat.data import TaggedBatch, lesson_batch, manifest_batch, read_manifest, world_texts
+from avchat.encoders import encode
+from avchat.language import train_tokenizer
+from avchat.model import AVChat
+from avchat.tagging import Tagger
+from avchat.training import Batch, Loss, RunConfig, fit
+from avchat.world.lessons import draw_lesson
+
+
+@dataclass(frozen=True)
+class Pretrain(RunConfig):
+    """Encoders and projectors."""
+
+    output: Path = Path("runs/pretrain")
+    tiny: bool = False
+    """Train the bundled model's encoders from nothing on the world; no other data needed."""
+    data: Path | None = None
+    """Manifest (JSON lines) of clips with captions or what is said in them."""
+    init: str = "timeline"
+    """Preset, folder or Hub id to start from (not with --tiny)."""
+    lr: float = 1e-3
+
+
+class TagEncoders(nn.Module):
+    """The encoders and projectors of a model, scored by the tags of the world."""
+
+    def __init__(self, model: AVChat) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([model.vision, model.audio, model.visual_projector, model.audio_projector])
+        self.tagger = Tagger(model.visual_projector.width_out)
+        self.frames = model.config.frames
+        self.project = model.project
+
+    def forward(self, batch: TaggedBatch) -> Loss:
+        """Sum the losses of what is seen and what is heard, times the clips."""
+        tokens = self.project(encode(batch.batch.clips, *self.parts[:2]))
+        seen = self.tagger.seen_loss(torch.stack([t.visual for t in tokens]), batch.tags)
+        heard = self.tagger.heard_loss(torch.stack([t.audio for t in tokens]), batch.tags)
+        logs = {"seen": float(seen.detach()), "heard": float(heard.detach())}
+        return Loss((seen + heard) * len(tokens), logs)
+
+
+class Chat(nn.Module):
+    """A chat model as `fit` wants it."""
+
+    def __init__(self, model: AVChat) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: object) -> Loss:
+        """Sum the weighted cross-entropy of the answers."""
+        loss = self.model(batch)
+        return Loss(loss.total, {"right": float(loss.correct / loss.tokens.clamp(min=1))})
+
+
+def tiny(run: Pretrain) -> None:
+    """Train the tiny encoders and their projectors on tags."""
+    torch.manual_seed(run.seed)
+    model = AVChat.from_config(PRESETS["tiny"], train_tokenizer(world_texts(3000, run.seed), 768))
+    pupil = TagEncoders(model)
+
+    def batch_at(number: int) -> Batch:
+        drawn = [draw_lesson(run.seed, number * run.batch + k, turns=1, sentences=0) for k in range(run.batch)]
+        return Batch(lesson_batch(model, [replace(lesson, sense="both") for lesson in drawn]), run.batch)
+
+    def weights() -> list[dict[str, list[Tensor]]]:
+        return [{"params": list(pupil.parameters())}]
+
+    if fit(run, pupil, weights(), batch_at):
+        model.save_pretrained(run.output / "model")
+        torch.save(pupil.tagger.state_dict(), run.output / "tagger.pt")
+
+
+def projectors(run: Pretrain) -> None:
+    """Train both projectors on a manifest; everything else is frozen."""
+    model = AVChat.from_pretrained(run.init)
+    samples = read_manifest(run.data)
+    model.requires_grad_(False)
+    trained = [*model.visual_projector.parameters(), *model.audio_projector.parameters()]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+
+    def batch_at(number: int) -> Batch:
+        batch = manifest_batch(model, samples, run.batch, run.seed, number)
+        return Batch(batch, float((batch.weights * (batch.labels >= 0)).sum()))
+
+    if fit(run, Chat(model), [{"params": trained}], batch_at):
+        model.save_pretrained(run.output / "model")
+
+
+if __name__ == "__main__":
+    config = tyro.cli(Pretrain, description=__doc__)
+    if config.tiny:
+        tiny(config)
+    elif config.data:
+        projectors(config)
+    else:
+        raise SystemExit("error: give --data, a manifest of clips with captions, or --tiny")
