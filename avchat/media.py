@@ -2,58 +2,65 @@
 
     media = load_media("clip.mp4", frames=16, size=384)
 
+Sound and pictures are decoded side by side, by `sound` and `pictures`, which say how.
+
 Shapes: T frames, H, W pixels, S samples.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from avchat.decoding import (
-    CLOCK_SLACK_S,
-    SAMPLE_RATE,
+from avchat import isolation
+from avchat.container import (
+    GUESSED_LENGTH,
     MediaError,
-    PictureList,
-    clock_origin,
-    decode_pictures,
-    list_pictures,
+    decode,
+    is_still,
     open_file,
     picture_stream,
-    play_pictures,
-    read_sound,
+    read_packets,
     sound_stream,
-    upright,
 )
+from avchat.pictures import Pictures, Shape, Wish, orientation, take_pictures
+from avchat.sound import SAMPLE_RATE, Sound, read_sound
 
 __all__ = ["SAMPLE_RATE", "Limits", "Media", "MediaError", "MediaInfo", "load_media", "probe"]
+
+SHORT_S = 0.25  # tracks of a sound file may end this much before the length in its header
+ASPECTS = (1 / 8, 8)  # sample aspects that are believed
+TRIAL_PACKETS = 100  # looked at for a first picture that decodes, which says how it is turned
 
 
 @dataclass(frozen=True)
 class Limits:
     """How much a file may ask for before it is refused."""
 
-    max_duration_s: float = 4 * 3600
-    max_pixels: int = 8192 * 8192  # of one frame
-    max_file_bytes: int = 8 * 1024**3
-    max_decoded_bytes: int = 2 * 1024**3  # frames and sound together
+    max_duration_s: float = 4 * 3600.0
+    max_pixels: int = 100_000_000  # of one frame: above any film and most cameras
+    max_file_bytes: int = 16 * 1024**3
+    max_decoded_bytes: int = 2 * 1024**3  # frames as they come out, and sound
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file says about itself; sizes are as shown (upright, square pixels)."""
+    """What a file says about itself; width and height are as shown, in square pixels."""
 
     path: str
-    duration_s: float
+    duration_s: float  # 0 for a still picture, and where the file does not say
     has_video: bool
     has_audio: bool
     width: int = 0
     height: int = 0
-    fps: float = 0.0
+    fps: float = 0.0  # on average
     video_codec: str = ""
     audio_codec: str = ""
     sample_rate: int = 0
+    is_still: bool = False
+    is_turned: bool = False  # the file says to rotate or mirror its pictures
+    is_exact: bool = True  # duration_s is written in the file, not guessed from its bit rate
 
 
 @dataclass(frozen=True)
@@ -61,44 +68,83 @@ class Media:
     """What was seen and heard in the part that was taken."""
 
     frames: np.ndarray  # uint8 [T, H, W, 3]; T = 0 without a picture
-    frame_times_s: np.ndarray  # float64 [T], presentation times on the file's clock
-    waveform: np.ndarray  # float32 [S], mono 16 kHz; sample 0 sounds at start_s; empty without a sound track
-    start_s: float
+    frame_times_s: np.ndarray  # float64 [T], when each begins to show, on the file's clock
+    waveform: np.ndarray  # float32 [S], mono 16 kHz; sample 0 sounds at start_s
+    start_s: float  # the part that was taken, on the file's clock
     duration_s: float
-    has_video: bool
+    has_video: bool  # a missing track is a state, not an error
     has_audio: bool
     warnings: tuple[str, ...] = ()
 
 
-def probe(path: str | Path, *, limits: Limits = Limits()) -> MediaInfo:
-    """Say what is in a file without decoding more than its first frame; raise MediaError."""
+def probe(
+    path: str | Path,
+    *,
+    limits: Limits = Limits(),
+    isolate: bool = False,
+    timeout_s: float = 60,
+) -> MediaInfo:
+    """Say what is in a file, decoding one picture at most; raise MediaError past a limit too."""
     path = Path(path)
-    with open_file(path) as container:
+    if isolate:
+        reply, _ = call_isolated("probe", path, limits, timeout_s)
+        return MediaInfo(**reply)
+    with open_file(path, limits.max_pixels) as container:
         video, audio = picture_stream(container), sound_stream(container)
         if video is None and audio is None:
-            raise MediaError(f"{path.name}: no video or audio stream in this file")
-        info = {
-            "path": str(path),
-            "duration_s": (container.duration or 0) / 1e6,
-            "has_video": video is not None,
-            "has_audio": audio is not None,
-        }
-        if audio is not None:
-            info |= {"audio_codec": audio.codec_context.name, "sample_rate": audio.rate}
+            raise MediaError(f"{path.name}: no video, sound or picture in this file")
+        still = is_still(container)
+        info = MediaInfo(
+            str(path),
+            0.0 if still else max(0.0, (container.duration or 0) / 1e6),
+            video is not None,
+            audio is not None,
+            audio_codec=audio.codec_context.name if audio else "",
+            sample_rate=audio.rate if audio else 0,
+            is_still=still,
+            is_exact=not container.format.name.startswith(GUESSED_LENGTH),
+        )
         if video is not None:
-            width, height = video.width, video.height
-            aspect = video.sample_aspect_ratio
-            width = round(width * aspect) if aspect else width
-            frame = next(container.decode(video), None)
-            if frame is not None and round((frame.rotation or 0) / 90) % 2:
-                width, height = height, width
-            info |= {
-                "width": width,
-                "height": height,
-                "fps": float(video.average_rate or 0),
-                "video_codec": video.codec_context.name,
-            }
-        return MediaInfo(**info)
+            check_limits(path, replace(info, width=video.width, height=video.height), limits)
+            info = replace(info, **look(container, video))
+    check_limits(path, info, limits)
+    return info
+
+
+def look(container, video) -> dict:
+    """Describe a picture track for MediaInfo, from its header and the first frame that decodes."""
+    width, height = video.width, video.height
+    aspect = float(video.sample_aspect_ratio or 1)
+    if ASPECTS[0] <= aspect <= ASPECTS[1]:
+        width = max(1, round(width * aspect))
+    turn = (1, 1, False)
+    for number, packet in enumerate(read_packets(container, video)):
+        shown = decode(packet)
+        if shown or number == TRIAL_PACKETS:
+            turn = orientation(shown[0]) if shown else turn
+            break
+    width, height = (height, width) if turn[2] else (width, height)
+    return {
+        "width": width,
+        "height": height,
+        "fps": float(video.average_rate or 0),
+        "video_codec": video.codec_context.name,
+        "is_turned": turn != (1, 1, False),
+    }
+
+
+def check_limits(path: Path, info: MediaInfo, limits: Limits) -> None:
+    """Raise MediaError for a file that is longer or larger than allowed."""
+    size = path.stat().st_size
+    for what, unit, value, limit in (
+        ("length", "s", info.duration_s, limits.max_duration_s),
+        ("size", "bytes", size, limits.max_file_bytes),
+        ("frame", "pixels", info.width * info.height, limits.max_pixels),
+    ):
+        if value > limit:
+            raise MediaError(
+                f"{path.name}: its {what} of {value:,.0f} {unit} is over the limit of {limit:,.0f}"
+            )
 
 
 def load_media(
@@ -110,65 +156,153 @@ def load_media(
     end: float | None = None,
     size: int | tuple[int, int] | None = None,
     keyframes: bool = False,
+    sound: bool = True,
     limits: Limits = Limits(),
     isolate: bool = False,
     timeout_s: float = 60,
 ) -> Media:
-    """Decode frames and sound of a file, or of its part from `start` to `end` seconds."""
+    """Decode frames and sound of a file, or of its part from `start` to `end` seconds.
+
+    `frames` are those shown at the centres of so many equal parts of what the picture track shows;
+    with `fps`, instead, those shown every 1/fps seconds from the start. A frame that would be taken
+    twice is taken once, so a still picture or a slow track yields fewer. `keyframes` takes the
+    nearest keyframes instead: many times as fast, for a first look; their true times say which.
+    `frames=0` and `sound=False` leave a track alone. `size` scales frames while they are decoded,
+    to a square or to (width, height), without keeping proportions, as SigLIP takes them; without it
+    they come as shown: upright, in square pixels.
+
+    `isolate` decodes in a process of its own, for files of strangers: what crashes it, or takes
+    longer than `timeout_s`, is a MediaError. So is every other fault of the file, except those that
+    leave something to use: they are in `warnings`.
+    """
     path = Path(path)
+    if frames < 0 or (fps is not None and fps <= 0):
+        raise ValueError(f"frames={frames}, fps={fps}: frames must not be negative, fps positive")
+    shape = None if size is None else (size, size) if isinstance(size, int) else tuple(size)
+    if shape is not None and min(shape) < 1:
+        raise ValueError(f"size={size}: must be at least 1")
+    wish = Wish(frames, fps, start, end, keyframes)
+    if isolate:
+        more = {"wish": asdict(wish), "size": shape, "sound": sound}
+        reply, arrays = call_isolated("load", path, limits, timeout_s, **more)
+        return Media(*arrays, **reply | {"warnings": tuple(reply["warnings"])})
+    return decode_file(path, wish, shape, sound, limits)
+
+
+def decode_file(
+    path: Path, wish: Wish, size: tuple[int, int] | None, sound: bool, limits: Limits
+) -> Media:
+    """Decode both tracks side by side and say what is missing."""
     info = probe(path, limits=limits)
-    begin = start or 0.0
+    wish = fit(wish, info)
+    shape = Shape(*(size or (info.width, info.height)), info.is_turned)
+    horizon_s = info.duration_s + 1 if info.duration_s else limits.max_duration_s
+    begin = wish.start or 0.0
     with ThreadPoolExecutor(1) as side:
-        sound = side.submit(read_sound, path, begin, end) if info.has_audio else None
-        pictures = (
-            _pictures(path, info, frames, fps, start, end, size, keyframes)
-            if info.has_video
-            else None
+        listening = sound and info.has_audio
+        hearing = listening and side.submit(
+            read_sound, path, begin, wish.end, horizon_s, limits.max_duration_s
         )
-        waveform = sound.result() if sound else np.zeros(0, np.float32)
-    stack, times = pictures if pictures else (np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0))
-    stop = info.duration_s if end is None else min(end, info.duration_s)
+        looking = info.has_video and wish.frames > 0
+        seen = looking and take_pictures(path, wish, shape, horizon_s, limits.max_decoded_bytes)
+        heard = hearing and hearing.result()
+    return put_together(path, info, wish, seen or None, heard or None)
+
+
+def fit(wish: Wish, info: MediaInfo) -> Wish:
+    """Check the wished part against the file; raise MediaError where they do not meet."""
+    name = Path(info.path).name
+    if info.is_still:
+        return replace(wish, frames=min(wish.frames, 1), fps=None, start=None, end=None)
+    start, end = wish.start or 0.0, wish.end
+    if start < 0 or (end is not None and end <= start):
+        raise MediaError(f"{name}: cannot take the part from {start:g} s to {end or 0:g} s")
+    if info.is_exact and info.duration_s and start >= info.duration_s:
+        raise MediaError(
+            f"{name}: cannot start at {start:g} s, the file is {info.duration_s:.1f} s long"
+        )
+    return wish
+
+
+def put_together(
+    path: Path, info: MediaInfo, wish: Wish, seen: Pictures | None, heard: Sound | None
+) -> Media:
+    """Make a Media of what was decoded; raise MediaError where nothing was."""
+    nothing = (seen is None or not len(seen.frames)) and (heard is None or not len(heard.waveform))
+    if nothing and (seen or heard):
+        raise MediaError(f"{path.name}: nothing in it could be decoded (the file is damaged)")
+    start = wish.start or 0.0
+    ends = [start]
+    if seen is not None:
+        ends.append(seen.end_s)
+    if heard is not None:
+        ends.append(start + len(heard.waveform) / SAMPLE_RATE)
+    reached = max(ends) if wish.end is None else min(max(ends), wish.end)
+    whole = info.duration_s if wish.end is None else min(info.duration_s, wish.end)
+    if not (seen or heard):
+        reached = whole
     return Media(
-        stack, times, waveform, begin, stop - begin, bool(len(times)), bool(len(waveform))
+        seen.frames if seen else np.zeros((0, 1, 1, 3), np.uint8),
+        seen.times_s if seen else np.zeros(0),
+        heard.waveform if heard else np.zeros(0, np.float32),
+        start,
+        0.0 if info.is_still else reached - start,
+        info.has_video and (seen is None or len(seen.frames) > 0),
+        info.has_audio and (heard is None or len(heard.waveform) > 0),
+        tuple(complaints(info, start, reached, whole, seen, heard)),
     )
 
 
-def _pictures(path, info, frames, fps, start, end, size, keyframes):
-    width, height = (info.width, info.height) if size is None else _pair(size)
-    listed = list_pictures(path, start, end)
-    if listed is None:
-        shown = [(time, upright(frame, width, height)) for time, frame in play_pictures(path)]
-        step = max(1, len(shown) // frames)
-        shown = shown[::step][:frames]
-        return np.stack([f for _, f in shown]), np.asarray([t for t, _ in shown])
-    stamps = choose(listed, frames, fps, start, end, keyframes)
-    decoded = decode_pictures(path, listed, stamps.tolist(), width, height)
-    stamps = np.asarray([s for s in stamps.tolist() if s in decoded])
-    return np.stack([decoded[s] for s in stamps.tolist()]), listed.seconds(stamps)
+def complaints(info, start, reached, whole, seen, heard) -> list[str]:
+    """Say what of a file could not be used."""
+    said = []
+    if info.is_exact and not info.is_still and whole - reached > SHORT_S:
+        said.append(
+            f"decoded {reached - start:.1f} s of {whole - start:.1f} s: "
+            "the file is cut short or damaged"
+        )
+    if seen is not None and seen.damaged:
+        said.append(
+            f"the picture is damaged: decoded {len(seen.frames)} frames, {seen.damaged} failed"
+        )
+    if heard is not None and heard.damaged:
+        said.append(
+            f"the sound is damaged: decoded {heard.heard_s:.1f} s of {reached - start:.1f} s"
+        )
+    return said
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
+def call_isolated(
+    what: str, path: Path, limits: Limits, timeout_s: float, **more
+) -> isolation.Reply:
+    """Ask a process of its own to probe or load a file; its MediaError is raised here."""
+    request = {"what": what, "path": str(path), "limits": asdict(limits), **more}
+    try:
+        reply, arrays = isolation.call(
+            "avchat.media:serve",
+            request,
+            timeout_s=timeout_s,
+            max_bytes=limits.max_decoded_bytes,
+        )
+    except isolation.WorkerError as error:
+        raise MediaError(f"{path.name}: decoding {error}") from error
+    if "error" in reply:
+        raise MediaError(reply["error"])
+    return reply, arrays
 
 
-def choose(
-    listed: PictureList,
-    frames: int,
-    fps: float | None,
-    start: float | None,
-    end: float | None,
-    keyframes: bool,
-) -> np.ndarray:
-    """Pick the stamps of the wanted frames, int64 [T], rising, none twice."""
-    times = listed.seconds(listed.pts)
-    first = max(times[0], start or 0.0)
-    last = min(listed.seconds(listed.end_pts), end or np.inf)
-    if fps:
-        targets = np.arange(first, last, 1 / fps)
-    else:
-        targets = first + (np.arange(frames) + 0.5) * (last - first) / frames
-    if keyframes:
-        keys = listed.seconds(listed.keys)
-        return np.unique(listed.keys[np.abs(keys[None] - targets[:, None]).argmin(1)])
-    shown = np.searchsorted(times, targets + CLOCK_SLACK_S, side="right") - 1
-    return np.unique(listed.pts[np.maximum(shown, 0)])
+def serve(request: dict) -> isolation.Reply:
+    """Answer `call_isolated`, in the process of its own."""
+    path, limits = Path(request["path"]), Limits(**request["limits"])
+    try:
+        if request["what"] == "probe":
+            return asdict(probe(path, limits=limits)), []
+        wish = Wish(**request["wish"])
+        media = decode_file(path, wish, request["size"], request["sound"], limits)
+    except MediaError as error:
+        return {"error": str(error)}, []
+    fields = {name: value for name, value in vars(media).items() if name not in ARRAYS}
+    return fields, [vars(media)[name] for name in ARRAYS]
+
+
+ARRAYS = ("frames", "frame_times_s", "waveform")
