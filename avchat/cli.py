@@ -9,17 +9,18 @@ Heavy imports stay inside the verbs, so that `--help` and a mistyped flag answer
 
 import contextlib
 import io
-import json as jsonlib
+import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from tqdm import tqdm
 from tyro.conf import Positional, arg, subcommand
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Chat:
     """with a temperature: draw from the likeliest words that hold this much probability"""
     seed: int = 0
     """with a temperature: the same seed gives the same answer"""
-    max_new_tokens: int = 256
+    max_new_tokens: int = 64
     """the longest answer, in tokens"""
     json: bool = False
     """print one JSON object: the answer, what was seen and heard, tokens, seconds"""
@@ -62,7 +63,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class World:
-    """Render clips of avchat's toy world with their questions: OUT/*.mp4 and OUT/questions.jsonl."""
+    """Render clips of avchat's toy world, OUT/*.mp4, with questions, OUT/questions.jsonl."""
 
     out: Positional[Path]
     """folder to write into; made when absent"""
@@ -71,7 +72,7 @@ class World:
     seed: int
     """the same seed gives the same clips and questions"""
     split: str = "test"
-    """train, or test with its held-out phrasings and combinations"""
+    """train, test, phrasings (wordings held out of training) or combinations (pairs held out)"""
     json: bool = False
     """print one JSON object with what was written"""
 
@@ -86,7 +87,7 @@ class Doctor:
 
 @dataclass(frozen=True)
 class Demo:
-    """Start the app in the browser. GRADIO_SERVER_PORT and Gradio's other variables are honoured."""
+    """Start the app. Gradio's own variables, such as GRADIO_SERVER_PORT, are honoured."""
 
     model: str = "tiny"
     """the bundled tiny, the folder of a checkpoint, or a name on the Hub"""
@@ -105,13 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s")
     try:
         verb = parse(sys.argv[1:] if argv is None else argv)
-        run: Callable[[Any], None] = RUN[type(verb)]
-        run(verb)
+        RUN[type(verb)](verb)
         sys.stdout.flush()
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        _say("stopped")
         return 130
     except BrokenPipeError:
         # The reader of our output has left, as in `avchat chat ... | head -1`. Point stdout at
@@ -142,6 +142,146 @@ def _one_line(box: str) -> str:
     return "; ".join(" ".join(part.split()) for part in parts)
 
 
+def chat(verb: Chat) -> None:
+    """Answer one question about a file, or all that are typed."""
+    _check(verb)
+    conversation = _open(verb)
+    notice = conversation.model.config.notice
+    if notice:
+        _say(f"note: {notice}")
+    if verb.question is not None:
+        _answer(verb, conversation, verb.question)
+        return
+    _say("ask about the clip; an empty line ends the conversation")
+    for question in _typed():
+        try:
+            _answer(verb, conversation, question)
+        except InputError as error:
+            _fail(str(error))
+
+
+def _check(verb: Chat) -> None:
+    """Find what is wrong with the arguments before anything heavy is loaded."""
+    if not verb.video.exists():
+        raise InputError(f"{verb.video}: no such file")
+    if verb.question is None and (verb.json or not sys.stdin.isatty()):
+        raise InputError("no question: avchat chat VIDEO QUESTION")
+    if verb.question is not None and not verb.question.strip():
+        raise InputError("the question is empty")
+    if verb.frames is not None and verb.frames < 1:
+        raise InputError(f"--frames must be at least 1, not {verb.frames}")
+
+
+def _open(verb: Chat) -> "Conversation":
+    """Load the model, then decode and encode the file."""
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is no answer
+        from avchat.config import ModelError
+        from avchat.media import MediaError
+        from avchat.model import AVChat
+        from avchat.prompt import PromptError
+
+        try:
+            model = AVChat.from_pretrained(verb.model)
+            return model.open(
+                verb.video, frames=verb.frames, start=verb.start, end=verb.end, isolate=True
+            )
+        except (ModelError, MediaError, PromptError) as error:
+            raise InputError(str(error)) from error
+
+
+def _answer(verb: Chat, conversation: "Conversation", question: str) -> None:
+    """Stream one answer, or print it as JSON; the receipt goes to stderr in words."""
+    from avchat.prompt import PromptError
+    from avchat.receipt import in_words
+
+    try:
+        pieces = conversation.ask(
+            question,
+            verb.sense,
+            temperature=verb.temperature,
+            top_p=verb.top_p,
+            seed=verb.seed,
+            max_new_tokens=verb.max_new_tokens,
+        )
+    except PromptError as error:
+        raise InputError(str(error)) from error
+    for piece in pieces:
+        if not verb.json:
+            print(piece, end="", flush=True)
+    receipt = conversation.receipt
+    assert receipt is not None, "an answer that was read to its end has a receipt"
+    if verb.json:
+        print(json.dumps(receipt.to_dict()))
+        return
+    print(flush=True)
+    _say(in_words(receipt, conversation.model.config.notice))
+
+
+def _typed() -> Iterator[str]:
+    """Yield the questions that are typed, until an empty line or the end of the input."""
+    while True:
+        print("? ", end="", file=sys.stderr, flush=True)
+        question = sys.stdin.readline().strip()
+        if not question:
+            return
+        yield question
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def world(verb: World) -> None:
+    """Render clips with their questions; progress goes to stderr."""
+    from avchat.world.dataset import SPLITS, write_dataset
+
+    if verb.clips < 1:
+        raise InputError(f"--clips must be at least 1, not {verb.clips}")
+    if verb.seed < 0:
+        raise InputError(f"--seed must be 0 or more, not {verb.seed}")
+    if verb.split not in SPLITS:
+        raise InputError(f"no split called {verb.split}: there are {', '.join(SPLITS)}")
+    if verb.out.exists() and not verb.out.is_dir():
+        raise InputError(f"{verb.out}: not a folder")
+    if any(verb.out.glob("*.mp4")):
+        # Clips of another seed would be kept, with questions that are not about them.
+        raise InputError(f"{verb.out}: there are clips already; name another folder")
+    with tqdm(total=verb.clips, unit="clip", file=sys.stderr, disable=None) as bar:
+        clips = write_dataset(
+            verb.out, verb.clips, verb.seed, verb.split, progress=lambda *_: bar.update()
+        )
+    questions = sum(len(clip.asked) for clip in clips)
+    written = {"folder": str(verb.out), "clips": len(clips), "questions": questions}
+    if verb.json:
+        print(json.dumps({**written, "seed": verb.seed, "split": verb.split}))
+    else:
+        print(f"{len(clips)} clips and {questions} questions in {verb.out}")
+
+
+def doctor(verb: Doctor) -> None:
+    """Look around and report; a missing piece is a line of the report, not an error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        from avchat.doctor import as_text, report
+
+        found = report()
+    print(json.dumps(found) if verb.json else as_text(found))
+
+
+def demo(verb: Demo) -> None:
+    """Serve the app until Ctrl-C."""
+    from avchat.config import ModelError
+    from avchat.ui import launch, make_app
+
+    try:
+        app = make_app(verb.model)
+    except ModelError as error:
+        raise InputError(str(error)) from error
+    launch(app)
+
+
+RUN: dict[type, Callable[[Any], None]] = {Chat: chat, World: world, Doctor: doctor, Demo: demo}
+
+
 def _fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    _say("error: " + " ".join(message.split()))
     return 2

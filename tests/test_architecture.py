@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # Reading order: a module imports only what stands above it, or beside it on the same line.
 LAYERS = [
     "config",
-    "container",
+    "container isolation",
     "sound pictures",
     "media",
     "encoders",
     "projectors",
     "language prompt saved",
     "model",
-    "chat",
+    "chat batch",
     "checkpoints",
     "vlsa",
     "library",

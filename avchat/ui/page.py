@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -17,6 +18,8 @@ from PIL import Image
 from avchat.chat import Conversation
 from avchat.media import MediaError, load_media
 from avchat.model import AVChat
+from avchat.prompt import PromptError
+from avchat.receipt import in_words
 
 SENSES = [("Sound + picture", "both"), ("Sound only", "sound"), ("Picture only", "picture")]
 FILE_TYPES = ["video", "audio", "image"]
@@ -35,6 +38,7 @@ class Session:
 
     conversation: Conversation
     turns: list[dict[str, str]] = field(default_factory=list)
+    stop: Event = field(default_factory=Event)
 
 
 @dataclass(frozen=True)
@@ -118,29 +122,37 @@ def connect_clip(
     picks: list[gr.Button],
     outputs: list[Any],
 ) -> None:
-    """Open a clip when it is uploaded, removed or taken from the examples."""
+    """Open a clip when it is uploaded or taken from the examples; forget it when it is removed."""
 
-    def open_upload(path: str | None) -> list[Any]:
+    def open_upload(path: str) -> list[Any]:
         """Open a clip for questions; a new clip starts a new conversation."""
-        return open_clip(model, None if path is None else Path(path), "")
+        return open_clip(model, Path(path), "")
 
-    upload.change(open_upload, [upload], outputs, api_name="open", **QUEUE)
+    def forget() -> list[Any]:
+        """Go back to the empty page."""
+        return [None, gr.HTML("", visible=False), *players(None, ""), [], ""]
+
+    def open_example(example: Example) -> list[Any]:
+        """Open an example clip and put its question into the box; the upload is taken back."""
+        return [*open_clip(model, example.path, example.question), None]
+
+    upload.upload(open_upload, [upload], outputs, api_name="open", **QUEUE)
+    upload.clear(forget, None, outputs, api_visibility="private")
     for pick, example in zip(picks, examples, strict=True):
-        take = partial(open_clip, model, example.path, example.question)
-        pick.click(take, None, outputs, api_visibility="private", **QUEUE)
+        take = partial(open_example, example)
+        pick.click(take, None, [*outputs, upload], api_visibility="private", **QUEUE)
 
 
-def open_clip(model: AVChat, path: Path | None, question: str) -> list[Any]:
+def open_clip(model: AVChat, path: Path, question: str) -> list[Any]:
     """Give the values of [session, status, video, audio, image, talk, question] for a clip."""
-    if path is None:
-        return [None, gr.HTML("", visible=False), *players(None, ""), [], question]
     try:
         conversation = model.open(path, isolate=True)
-    except MediaError as error:
+    except (MediaError, PromptError) as error:
         wrong = gr.HTML(alert(str(error)), visible=True)
         return [None, wrong, *players(None, ""), [], question]
     media = conversation.media
-    kind = "video" if len(media.frames) > 1 else "audio" if media.has_audio else "image"
+    kind = "image" if media.has_video and len(media.frames) == 1 else "video"
+    kind = kind if media.has_video else "audio"
     warnings = "<br>".join(html.escape(warning) for warning in media.warnings)
     status = gr.HTML(warnings, visible=bool(warnings))
     return [Session(conversation), status, *players(path, kind), [], question]
@@ -164,7 +176,7 @@ def connect_talk(
     stop: gr.Button,
 ) -> None:
     """Answer when asked, and stop the model when told to."""
-    asked = gr.on(
+    gr.on(
         [ask.click, question.submit],
         answer,
         [session, question, sense],
@@ -173,36 +185,42 @@ def connect_talk(
         show_progress="hidden",
         **QUEUE,
     )
-    # Cancelling closes the generator below, and with it the model's own: no thread is left behind.
-    stop.click(stopped, [session], [talk, ask, stop], cancels=[asked], api_name="stop", queue=False)
+    stop.click(stop_answer, [session], None, api_name="stop", queue=False)
 
 
 def answer(session: Session | None, question: str, sense: str) -> Iterator[list[Any]]:
     """Answer a question about the open clip, word by word, with a receipt at the end."""
-    busy, idle = buttons(busy=True), buttons(busy=False)
     if session is None:
-        yield [[said("assistant", alert("open a clip first"))], question, *idle]
+        yield [[said("assistant", alert("open a clip first"))], question, *buttons(busy=False)]
         return
-    session.turns += [said("user", question), said("assistant", "")]
+    session.stop.clear()
+    session.turns += [said("user", html.escape(question)), said("assistant", "")]
     reply = session.turns[-1]
-    yield [session.turns, "", *busy]
+    yield [session.turns, "", *buttons(busy=True)]
     try:
-        for piece in session.conversation.ask(question, sense=sense):
-            reply["content"] += html.escape(piece, quote=False)
-            yield [session.turns, "", *busy]
-    except ValueError as error:
+        for piece in session.conversation.ask(question, sense, stop=session.stop):
+            reply["content"] += html.escape(piece)
+            yield [session.turns, "", *buttons(busy=True)]
+    except PromptError as error:
         reply["content"] = alert(str(error))
     else:
-        reply["content"] += f'<span class="receipt">{in_words(session.conversation)}</span>'
-    yield [session.turns, "", *idle]
+        reply["content"] += receipt_line(session)
+    yield [session.turns, "", *buttons(busy=False)]
 
 
-def stopped(session: Session | None) -> list[Any]:
-    """Mark the answer that was being written as stopped."""
-    turns = session.turns if session else []
-    if turns and "receipt" not in turns[-1]["content"]:
-        turns[-1]["content"] += '<span class="receipt">Stopped.</span>'
-    return [turns, *buttons(busy=False)]
+def stop_answer(session: Session | None) -> None:
+    """End the answer that is being written; the model stops before its next word."""
+    if session is not None:
+        session.stop.set()
+
+
+def receipt_line(session: Session) -> str:
+    """Put the receipt of the latest answer in words under it; the notice stands atop the page."""
+    receipt = session.conversation.receipt
+    assert receipt is not None, "an answer that was read to its end has a receipt"
+    words = in_words(receipt, session.conversation.model.config.notice)
+    words = f"Stopped. {words}" if session.stop.is_set() else words
+    return f'<span class="receipt">{html.escape(words)}</span>'
 
 
 def buttons(*, busy: bool) -> list[Any]:
@@ -218,7 +236,3 @@ def said(role: str, text: str) -> dict[str, str]:
 def alert(message: str) -> str:
     """Show an error as one line that screen readers announce."""
     return f'<span class="error" role="alert">error: {html.escape(message)}</span>'
-
-
-def in_words(conversation: Conversation) -> str:
-    raise NotImplementedError

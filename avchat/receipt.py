@@ -1,0 +1,25 @@
+"""A receipt in words: what an answer rests on, said alike on the command line and the page.
+
+Enters: the `Receipt` of an answer. Leaves: sentences.
+"""
+
+from avchat.chat import Receipt
+
+
+def in_words(receipt: Receipt, notice: str = "") -> str:
+    """Say what was seen and heard, what could not be, and how long the first word took.
+
+    Args: notice: the warning that the caller shows in its own way.
+    """
+    seen, heard, timing = receipt.seen, receipt.heard, receipt.timing
+    used = []
+    if seen.frames:
+        used.append("saw 1 frame" if seen.frames == 1 else f"saw {seen.frames} frames")
+        used[-1] += f" over {seen.seconds:.1f} s" if seen.seconds else ""
+    if heard.seconds:
+        used.append(f"heard {heard.seconds:.1f} s of sound")
+    sentences = [" and ".join(used)] if used else []
+    sentences += [warning for warning in receipt.warnings if warning != notice]
+    kept = ", the clip was kept in memory" if not timing.media_s + timing.encode_s else ""
+    sentences.append(f"first word after {timing.first_token_s:.2f} s{kept}")
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
