@@ -220,13 +220,14 @@ class AVChat(nn.Module):
     def embed(self, ids: Tensor, tokens: Sequence[MediaTokens]) -> Tensor:
         """Embed ids [B, L]; overwrite the placeholders with the clips' tokens, row by row."""
         embeds = self.language.get_input_embeddings()(ids.clamp(min=0))  # [B, L, D]
-        for placeholder, rows in (
-            (PICTURE_ID, torch.cat([clip.visual for clip in tokens])),
-            (SOUND_ID, torch.cat([clip.audio for clip in tokens])),
+        for placeholder, parts in (
+            (PICTURE_ID, [clip.visual for clip in tokens]),
+            (SOUND_ID, [clip.audio for clip in tokens]),
         ):
-            at = ids == placeholder
-            assert int(at.sum()) == len(rows), f"{int(at.sum())} placeholders, {len(rows)} tokens"
-            embeds[at] = rows.to(embeds.dtype)
+            at, count = ids == placeholder, sum(len(part) for part in parts)
+            assert int(at.sum()) == count, f"{int(at.sum())} placeholders, {count} media tokens"
+            if parts:
+                embeds[at] = torch.cat(parts).to(embeds.dtype)
         return embeds
 
     def forward(self, batch: Batch, tokens: Sequence[MediaTokens] | None = None) -> Loss:

@@ -154,7 +154,10 @@ def pack_independent(prefix: Segment, turns: Sequence[Segment]) -> Packed:
 
 
 def check_budget(ids: Sequence[int], context: int, *, question: bool = True) -> None:
-    """Raise PromptError, with the numbers, when a prompt and one token of answer do not fit."""
+    """Raise PromptError, with the numbers, when a prompt and one token of answer do not fit.
+
+    Args: question: the prompt holds a question (else only a clip).
+    """
     media = sum(token < 0 for token in ids)
     text = len(ids) - media
     if len(ids) + 1 > context:

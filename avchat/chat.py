@@ -1,0 +1,312 @@
+"""Conversations about a clip: media are encoded once, and a turn computes only its own tokens.
+
+Enters: a file and questions. Leaves: text, piece by piece, and after each answer a receipt that
+says what was seen, what was heard and what it cost.
+
+Legend: V vocabulary.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from threading import Event
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from avchat.encoders import SENSES, STATES_HZ, Features, Sense
+from avchat.media import Media, load_media
+from avchat.model import AVChat
+from avchat.prompt import PromptError, Turn, check_budget
+
+SILENCE = 1e-4  # peak of a sound track, of 1.0, below which nothing can be heard
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen for an answer."""
+
+    frames: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was heard for an answer; `track`: whether the file has a sound track."""
+
+    seconds: float
+    track: bool
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens in the sequence: media, all text of the conversation so far, this answer."""
+
+    visual: int
+    audio: int
+    text: int
+    answer: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that an answer took. Decoding and encoding the file are in its first answer's."""
+
+    media_s: float
+    encode_s: float
+    first_token_s: float  # since the question
+    total_s: float
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What an answer rests on."""
+
+    answer: str
+    model: str
+    seen: Seen
+    heard: Heard
+    tokens: TokenCounts
+    timing: Timing
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, as `avchat chat --json` prints it."""
+        return {**asdict(self), "warnings": list(self.warnings)}
+
+
+class _Thread:
+    """The conversation as the model holds it under one sense: ids and their keys and values."""
+
+    def __init__(self, model: AVChat, clip: Features) -> None:
+        self.model, self.clip = model, clip
+        self.slots = model.plan(clip)
+        self.prefix = model.prompt.media_prefix(self.slots).ids
+        self.ids: list[int] = []
+        self.cache = DynamicCache()
+
+    @torch.inference_mode()
+    def feed(self, ids: Sequence[int]) -> Tensor:
+        """Append tokens; return the logits [V] of what comes next."""
+        row = torch.tensor([ids], device=self.model.device)
+        media = self.model.project([self.clip]) if min(ids) < 0 else []
+        logits = self.model.language(
+            inputs_embeds=self.model.embed(row, media),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        self.ids += ids
+        return logits[0, -1].float()
+
+
+class Conversation:
+    """Questions and answers about one clip.
+
+    After each answer `receipt` says what it rests on. Turns asked under different senses are one
+    conversation: each sense sees all earlier questions and answers.
+    """
+
+    def __init__(self, model: AVChat, media: Media, media_s: float = 0.0) -> None:
+        """Encode a decoded clip; PromptError when its tokens do not fit the model's context."""
+        start = perf_counter()
+        self.model, self.media = model, media
+        self.receipt: Receipt | None = None
+        inputs = model.prepare(media)
+        check_budget(
+            model.prompt.media_prefix(model.plan(inputs)).ids, model.context, question=False
+        )
+        with torch.inference_mode():
+            self.features = model.encode([inputs])[0]
+        self._spent = (media_s, perf_counter() - start)  # until the first answer takes it over
+        self._turns: list[tuple[int, ...]] = []  # ids of each question with its answer
+        self._threads: dict[Sense, _Thread] = {}
+        self._running: Generator[str, None, None] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        model: AVChat,
+        path: str | Path,
+        *,
+        frames: int | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        isolate: bool = False,
+    ) -> "Conversation":
+        """Decode a file, or its part from `start` to `end` seconds, and encode it.
+
+        Args: frames: None for as many as the model was trained with; isolate: decode in a worker
+        process, which a damaged file cannot take down with it.
+        """
+        began = perf_counter()
+        media = load_media(
+            path, frames=frames or model.config.frames, start=start, end=end, isolate=isolate
+        )
+        return cls(model, media, media_s=perf_counter() - began)
+
+    def ask(
+        self,
+        text: str,
+        sense: Sense = "both",
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        max_new_tokens: int = 64,
+        stop: Event | None = None,
+    ) -> Iterator[str]:
+        """Answer a question, piece by piece. PromptError, at once, says why it cannot be asked.
+
+        Args: sense: what the model may use; temperature: 0 takes the likeliest token; top_p: sample
+        from the likeliest tokens that hold this much probability; stop: set it to end the answer.
+        What was said until then stays in the conversation.
+        """
+        pick = _picker(temperature, top_p, seed)
+        if sense not in SENSES:
+            raise PromptError(f"no sense called {sense}: it is one of {', '.join(SENSES)}")
+        if max_new_tokens < 1:
+            raise PromptError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+        if self._running is not None:
+            self._running.close()  # an answer that nobody read to its end
+        question = self.model.prompt.turn(Turn(text), first=not self._turns).ids
+        thread = self._threads.get(sense) or _Thread(self.model, self.features.only(sense))
+        ids = [*thread.prefix, *(token for turn in self._turns for token in turn), *question]
+        check_budget(ids, self.model.context)
+        room = min(max_new_tokens, self.model.context - len(ids))
+        said = _Said(thread, sense, ids, len(question), room)
+        self._running = self._stream(said, pick, stop)
+        return self._running
+
+    def _stream(
+        self, said: "_Said", pick: Callable[[Tensor], int], stop: Event | None
+    ) -> Generator[str, None, None]:
+        """Stream one answer; then put the turn in the conversation and write the receipt."""
+        began, sent, first_token_s = perf_counter(), "", None
+        # it comes back whole; after a failure the next question builds it anew
+        self._threads.pop(said.sense, None)
+        failed = True
+        try:
+            for _ in _decode(said, pick, stop):
+                first_token_s = first_token_s or perf_counter() - began
+                text = said.text()
+                if text.endswith("\ufffd"):  # half of a character of several bytes
+                    continue
+                piece, sent = text[len(sent) :], text
+                if piece:
+                    yield piece
+            if said.text() != sent:
+                yield said.text()[len(sent) :]
+            failed = False
+        except GeneratorExit:  # the reader left: as if stopped
+            failed = False
+            raise
+        finally:
+            if not failed:
+                took = perf_counter() - began
+                timing = Timing(*self._spent, first_token_s or took, sum(self._spent) + took)
+                self.receipt = self._receipt(said, timing)
+                self._commit(said)
+
+    def _commit(self, said: "_Said") -> None:
+        """Put a turn in the conversation. One that was stopped before its first word never was."""
+        self._spent = (0.0, 0.0)
+        if said.ids or said.ended:
+            question = said.prompt[len(said.prompt) - said.num_question :]
+            self._turns.append((*question, *said.ids, self.model.tokenizer.eos_token_id))
+            self._threads[said.sense] = said.thread
+
+    def _receipt(self, said: "_Said", timing: Timing) -> Receipt:
+        """Write down what an answer rests on."""
+        clip, slots = said.thread.clip, said.thread.slots
+        visual, audio = sum(slot.visual for slot in slots), sum(slot.audio for slot in slots)
+        frames = len(clip.frame_times_s)
+        return Receipt(
+            answer=said.text().strip(),
+            model=self.model.config.name,
+            seen=Seen(frames, round(clip.duration_s, 3) if frames else 0.0),
+            heard=Heard(round(clip.num_states / STATES_HZ, 3), self.media.has_audio),
+            tokens=TokenCounts(visual, audio, len(said.prompt) - visual - audio, len(said.ids)),
+            timing=timing,
+            warnings=tuple(self._warnings(said)),
+        )
+
+    def _warnings(self, said: "_Said") -> Iterator[str]:
+        """Say in words what was asked for and could not be used."""
+        yield from self.media.warnings
+        looked, listened = said.sense in ("both", "picture"), said.sense in ("both", "sound")
+        seen, heard = looked and self.media.has_video, listened and self.media.has_audio
+        if looked and not seen:
+            yield "this file has no picture: nothing was seen"
+        if listened and not heard:
+            yield "this file has no sound track: nothing was heard"
+        if heard and float(np.abs(self.media.waveform).max()) < SILENCE:
+            yield "the sound track of this part is silent"
+        if not looked and self.media.has_video:
+            yield "the picture was switched off for this question"
+        if not listened and self.media.has_audio:
+            yield "the sound was switched off for this question"
+        if not seen and not heard:
+            yield "nothing was seen or heard: the answer is a guess from the question alone"
+        if not said.ended and len(said.ids) == said.room:
+            yield f"the answer was cut after {said.room} tokens"
+        if self.model.config.notice:
+            yield self.model.config.notice
+
+
+@dataclass
+class _Said:
+    """An answer while it is being said."""
+
+    thread: _Thread
+    sense: Sense
+    prompt: list[int]
+    num_question: int  # tokens at the end of the prompt that are the question
+    room: int  # tokens the answer may have
+    ids: list[int] = field(default_factory=list)
+    ended: bool = False  # by the model itself
+
+    def text(self) -> str:
+        """Return what was said so far."""
+        tokenizer = self.thread.model.tokenizer
+        return tokenizer.decode(self.ids, skip_special_tokens=True).lstrip()
+
+
+def _decode(said: _Said, pick: Callable[[Tensor], int], stop: Event | None) -> Iterator[int]:
+    """Say one token after another, each computed from the kept keys and values."""
+    pending = said.prompt[len(said.thread.ids) :]
+    while len(said.ids) < said.room and not (stop is not None and stop.is_set()):
+        token = pick(said.thread.feed(pending))
+        if token == said.thread.model.tokenizer.eos_token_id:
+            said.ended = True
+            return
+        said.ids.append(token)
+        pending = [token]
+        yield token
+
+
+def _picker(temperature: float, top_p: float, seed: int | None) -> Callable[[Tensor], int]:
+    """Choose how a token is taken from logits [V]."""
+    if temperature < 0:
+        raise PromptError(f"temperature must not be negative: {temperature}")
+    if not 0 < top_p <= 1:
+        raise PromptError(f"top_p must be above 0 and at most 1, not {top_p}")
+    if temperature == 0:
+        return lambda logits: int(logits.argmax())
+    generator = torch.Generator()  # on the CPU: a seed gives the same answer on every device
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+
+    def sample(logits: Tensor) -> int:
+        chances, order = (logits.cpu() / temperature).softmax(-1).sort(descending=True)
+        before = chances.cumsum(-1) - chances  # zero for the likeliest token, which always stays
+        kept = chances * (before < top_p)
+        return int(order[torch.multinomial(kept, 1, generator=generator)])
+
+    return sample
