@@ -1,0 +1,63 @@
+"""Scores of answers: pure functions of what was said and what is right."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+
+def same_answer(said: str, right: str) -> bool:
+    """Compare whole answers: case, a final point, spaces and a leading "the", "a" or "it is" do not matter."""
+    return _plain(said) == _plain(right)
+
+
+def _plain(text: str) -> str:
+    words = text.lower().strip().rstrip(".!").split()
+    while words and words[0] in ("the", "a", "an", "it", "is", "it's", "its"):
+        words = words[1:]
+    return " ".join(words)
+
+
+def mean(scores: Sequence[float]) -> float:
+    """Average scores; not a number where there is none."""
+    return float(np.mean(scores)) if len(scores) else float("nan")
+
+
+def bootstrap_interval(
+    scores: Sequence[float], clusters: Sequence[str], *, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Estimate the 95 % interval of a mean by drawing whole clusters (clips, or minimal pairs) with replacement.
+
+    Questions on one clip are not independent: drawing single questions would make the interval too narrow (Miller,
+    arXiv 2411.00640).
+    """
+    return interval_of(lambda chosen: mean(chosen), scores, clusters, draws=draws, seed=seed)
+
+
+def interval_of(
+    statistic: Callable[[np.ndarray], float],
+    scores: Sequence[float],
+    clusters: Sequence[str],
+    *,
+    draws: int,
+    seed: int,
+) -> tuple[float, float]:
+    """Estimate the 95 % interval of a statistic of scores by the clustered bootstrap."""
+    if not len(scores):
+        return float("nan"), float("nan")
+    values, names = np.asarray(scores, dtype=float), np.asarray(clusters)
+    groups = [values[names == name] for name in dict.fromkeys(clusters)]
+    rng = np.random.default_rng(seed)
+    found = [
+        statistic(np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]))
+        for _ in range(draws)
+    ]
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def group_accuracy(right: Sequence[bool], groups: Sequence[str]) -> float:
+    """Score minimal pairs: a group counts only when all its questions are answered right."""
+    verdicts: dict[str, bool] = {}
+    for good, group in zip(right, groups, strict=True):
+        verdicts[group] = verdicts.get(group, True) and bool(good)
+    return mean([float(v) for v in verdicts.values()])
