@@ -181,7 +181,7 @@ def input_spec(vision: VisionEncoder, audio: AudioEncoder, config: VisionConfig)
 
 def preprocess_frames(frames: np.ndarray | Tensor, spec: InputSpec) -> Tensor:
     """Resize and scale frames, uint8 [T, H, W, C] -> float [T, C, side, side] in -1..1."""
-    pixels = torch.as_tensor(frames).permute(0, 3, 1, 2).float()
+    pixels = torch.as_tensor(frames).permute(0, 3, 1, 2)
     height, width = pixels.shape[-2:]
     if spec.fit == "pad" and height != width:
         side = max(height, width)
@@ -190,11 +190,11 @@ def preprocess_frames(frames: np.ndarray | Tensor, spec: InputSpec) -> Tensor:
         pixels = F.pad(pixels, borders, value=PAD_GREY)
     size = (spec.image_size, spec.image_size)
     if pixels.shape[-2:] != size and spec.resample == "area":
-        pixels = F.interpolate(pixels, size, mode="area")
+        pixels = F.interpolate(pixels.float(), size, mode="area")
     elif pixels.shape[-2:] != size:
+        # in 8 bits, as Pillow does it: SigLIP and Bunny saw pictures rounded between the two passes
         pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True)
-        pixels = pixels.round().clamp(0, 255)  # as PIL's resize of 8-bit pictures gives
-    return pixels / 127.5 - 1.0
+    return pixels.float() / 127.5 - 1.0
 
 
 def log_mels(waveform: np.ndarray | Tensor, spec: InputSpec) -> Tensor:

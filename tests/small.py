@@ -1,0 +1,92 @@
+"""Small random parts for tests: a model that nobody trained, and clips that nobody filmed."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from avchat.config import OWLET, TINY, AudioConfig, Config, LanguageConfig, VisionConfig
+from avchat.language import train_tokenizer
+from avchat.media import Media
+from avchat.model import AVChat
+
+WORDS = (
+    "which object makes the sound? the red circle, a blue square or the green star. "
+    "no picture no sound 0.25s 0.75s 1.25s 1.75s 2.25s 2.75s 3.25s 3.75s\n"
+)
+TOKENIZER = train_tokenizer([WORDS] * 20, 360)
+
+VISION = VisionConfig(
+    inline={
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 32,
+        "patch_size": 8,
+        "vision_use_head": False,
+    },
+    fit="stretch",
+    resample="area",
+)
+AUDIO = AudioConfig(inline={"n_mels": 80, "n_ctx": 50, "n_state": 16, "n_head": 2, "n_layer": 1})
+LANGUAGE = LanguageConfig(
+    inline={
+        "model_type": "phi",
+        "vocab_size": 360,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 256,
+        # wide, so that random models say something that depends on what they are shown
+        "initializer_range": 0.3,
+    },
+    embedding_std=0.5,
+)
+TIMELINE_CONFIG = Config(
+    name="small",
+    vision=VISION,
+    audio=AUDIO,
+    language=LANGUAGE,
+    projector=replace(TINY.projector, audio_bins=5),
+    prompt=TINY.prompt,
+    frames=4,
+)
+POOLED_CONFIG = replace(
+    TIMELINE_CONFIG,
+    name="small pooled",
+    projector=replace(OWLET.projector, audio_tokens=6),
+    prompt=OWLET.prompt,
+)
+
+
+def build_model(config: Config = TIMELINE_CONFIG, seed: int = 0) -> AVChat:
+    """Build a random model in evaluation mode."""
+    torch.manual_seed(seed)
+    return AVChat.from_config(config, TOKENIZER).eval()
+
+
+def make_media(
+    seed: int = 0,
+    *,
+    frames: int = 4,
+    duration_s: float = 2.0,
+    picture: bool = True,
+    sound: bool = True,
+    start_s: float = 0.0,
+) -> Media:
+    """Make a clip of noise: frames at the centres of equal parts, sound for the whole duration."""
+    rng = np.random.default_rng(seed)
+    shape = (frames if picture else 0, 40, 48, 3)
+    times = start_s + (np.arange(shape[0]) + 0.5) * duration_s / frames
+    samples = round(duration_s * 16_000) if sound else 0
+    return Media(
+        frames=rng.integers(0, 256, shape, dtype=np.uint8),
+        frame_times_s=times,
+        waveform=0.1 * rng.standard_normal(samples).astype(np.float32),
+        start_s=start_s,
+        duration_s=duration_s,
+        has_video=picture,
+        has_audio=sound,
+    )
