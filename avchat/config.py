@@ -203,7 +203,7 @@ TINY = Config(
             "num_attention_heads": 4,
             "intermediate_size": 288,
             "image_size": 64,
-            "patch_size": 16,
+            "patch_size": 8,
             "vision_use_head": False,
         },
         fit="stretch",
