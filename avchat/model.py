@@ -170,8 +170,8 @@ class AVChat(nn.Module):
     ) -> "AVChat":
         """Build a model from its config: bases from the Hub, the rest with random weights.
 
-        Args: tokenizer: None for the language base's own; dtype: of encoders and language model,
-        the projectors stay in fp32; lora: attach fresh adapters where the config asks for them.
+        Args: tokenizer: None for the language base's own; dtype: of vision and language model,
+        the rest stays in fp32; lora: attach fresh adapters where the config asks for them.
         """
         tokenizer = tokenizer or load_tokenizer(config.language.hub, config.language.revision)
         if config.language.inline is not None:
@@ -180,7 +180,7 @@ class AVChat(nn.Module):
             inline["vocab_size"] = len(tokenizer)
             config = replace(config, language=replace(config.language, inline=inline))
         vision = build_vision(config.vision).to(dtype)
-        audio = build_audio(config.audio).to(dtype)
+        audio = build_audio(config.audio)  # in fp32 always: Whisper's norms compute in no other
         language = build_language(config.language, dtype=dtype, bits=bits)
         width = language.get_input_embeddings().embedding_dim
         if lora and config.language.lora is not None:

@@ -38,7 +38,7 @@ LANGUAGE = LanguageConfig(
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "intermediate_size": 64,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": 512,
         # wide, so that random models say something that depends on what they are shown
         "initializer_range": 0.3,
     },
