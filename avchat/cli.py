@@ -55,7 +55,7 @@ class Chat:
     """with a temperature: draw from the likeliest words that hold this much probability"""
     seed: int = 0
     """with a temperature: the same seed gives the same answer"""
-    max_new_tokens: int = 64
+    max_new_tokens: int = 256
     """the longest answer, in tokens"""
     json: bool = False
     """print one JSON object: the answer, what was seen and heard, tokens, seconds"""
@@ -161,15 +161,19 @@ def chat(verb: Chat) -> None:
 
 
 def _check(verb: Chat) -> None:
-    """Find what is wrong with the arguments before anything heavy is loaded."""
-    if not verb.video.exists():
-        raise InputError(f"{verb.video}: no such file")
+    """Find what is wrong with the arguments and the file before torch and a model are loaded."""
+    from avchat.media import MediaError, probe
+
     if verb.question is None and (verb.json or not sys.stdin.isatty()):
         raise InputError("no question: avchat chat VIDEO QUESTION")
     if verb.question is not None and not verb.question.strip():
         raise InputError("the question is empty")
     if verb.frames is not None and verb.frames < 1:
         raise InputError(f"--frames must be at least 1, not {verb.frames}")
+    try:
+        probe(verb.video, isolate=True)
+    except MediaError as error:
+        raise InputError(str(error)) from error
 
 
 def _open(verb: Chat) -> "Conversation":
@@ -285,3 +289,7 @@ RUN: dict[type, Callable[[Any], None]] = {Chat: chat, World: world, Doctor: doct
 def _fail(message: str) -> int:
     _say("error: " + " ".join(message.split()))
     return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

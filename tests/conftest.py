@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +12,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+import av  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from avchat.world.clip_file import write_clip  # noqa: E402
 from avchat.world.scenes import Scene, draw_scene  # noqa: E402
+from avchat.world.sounds import render_waveform  # noqa: E402
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -54,6 +57,50 @@ def clip(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     write_clip(scene, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def silent_clip(clip: Path) -> Path:
+    """The same pictures in a file without a sound track."""
+    path = clip.with_name("silent.mp4")
+    with av.open(str(clip)) as source, av.open(str(path), "w") as target:
+        track = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:  # the last packet only says that the track has ended
+                packet.stream = track
+                target.mux(packet)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sound_clip(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sound in a file without a picture."""
+    path = tmp_path_factory.mktemp("sound") / "sound.wav"
+    samples = (render_waveform(scene) * 32767).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(samples.tobytes())
+    return path
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with random weights, saved: everything is real but what it says."""
+    import torch
+
+    from avchat.config import PRESETS
+    from avchat.data import world_texts
+    from avchat.language import train_tokenizer
+    from avchat.model import AVChat
+
+    folder = tmp_path_factory.mktemp("model") / "random"
+    torch.manual_seed(0)
+    AVChat.from_config(PRESETS["tiny"], train_tokenizer(world_texts(200, 0), 768)).save_pretrained(
+        folder
+    )
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ SENSES = [("Sound + picture", "both"), ("Sound only", "sound"), ("Picture only",
 FILE_TYPES = ["video", "audio", "image"]
 # Clips of visitors who left: look every hour, delete what is older than two.
 DELETE_CACHE_S = (3600, 7200)
+MAX_NEW_TOKENS = 256  # a description of a busy clip takes about 100
 # One answer at a time on one machine: a second visitor waits in the queue.
 QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 INTRO = """# avchat
@@ -198,7 +199,10 @@ def answer(session: Session | None, question: str, sense: str) -> Iterator[list[
     reply = session.turns[-1]
     yield [session.turns, "", *buttons(busy=True)]
     try:
-        for piece in session.conversation.ask(question, sense, stop=session.stop):
+        pieces = session.conversation.ask(
+            question, sense, max_new_tokens=MAX_NEW_TOKENS, stop=session.stop
+        )
+        for piece in pieces:
             reply["content"] += html.escape(piece)
             yield [session.turns, "", *buttons(busy=True)]
     except PromptError as error:
