@@ -25,7 +25,7 @@ SENSES = [("Sound + picture", "both"), ("Sound only", "sound"), ("Picture only",
 FILE_TYPES = ["video", "audio", "image"]
 # Clips of visitors who left: look every hour, delete what is older than two.
 DELETE_CACHE_S = (3600, 7200)
-MAX_NEW_TOKENS = 256  # a description of a busy clip takes about 100
+MAX_NEW_TOKENS = 256  # the longest description of 300 scenes of the world took 71
 # One answer at a time on one machine: a second visitor waits in the queue.
 QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 INTRO = """# avchat
