@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av import AudioStream, VideoFrame, VideoStream
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 
@@ -24,6 +25,7 @@ FORMATS = (
 INDEXED = ("mov", "matroska")
 # Streams whose header does not hold their length: libav guesses it from the bit rate.
 GUESSED_LENGTH = ("mp3", "aac", "ac3", "eac3", "dts", "amr", "h264", "hevc", "m4v", "mpegvideo")
+MAX_READ_ERRORS = 20  # demuxers that can find their way again after damage do so sooner
 MAX_BOXES = 10_000  # top-level boxes of an MP4 file looked at before giving up
 
 
@@ -31,15 +33,10 @@ class MediaError(Exception):
     """Say in one line, which begins with the file's name, why a file cannot be used."""
 
 
-def open_file(path: Path, max_pixels: int = 0) -> InputContainer:
-    """Open a media file for reading; raise MediaError for anything that is not one.
-
-    `max_pixels` stops the decoders at larger frames; 0 leaves it to libav.
-    """
+def open_file(path: Path) -> InputContainer:
+    """Open a media file for reading; raise MediaError for anything that is not one."""
     check_ordinary(path)
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-    if max_pixels:
-        options["max_pixels"] = str(max_pixels)
     try:
         return av.open(f"file:{path}", options=options, metadata_errors="replace")
     except PermissionError as error:
@@ -105,15 +102,20 @@ def box_names(path: Path) -> list[str]:
     return names
 
 
-def picture_stream(container: InputContainer) -> av.VideoStream | None:
-    """Return the default picture track; cover art in a song is not one."""
+def picture_stream(container: InputContainer, max_pixels: int = 0) -> VideoStream | None:
+    """Return the default picture track; cover art in a song is not one.
+
+    Its decoder refuses frames that grow past `max_pixels` on the way; 0 leaves that to libav.
+    """
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None:
         return None
+    if max_pixels:
+        stream.codec_context.options = {"max_pixels": str(max_pixels)}
     return None if Disposition.attached_pic in stream.disposition else stream
 
 
-def sound_stream(container: InputContainer) -> av.AudioStream | None:
+def sound_stream(container: InputContainer) -> AudioStream | None:
     """Return the default sound track."""
     stream = container.streams.best("audio")
     return None if stream is None or stream.codec_context is None else stream
@@ -133,6 +135,11 @@ def is_indexed(container: InputContainer) -> bool:
     return container.format.name.startswith(INDEXED)
 
 
+def bears_times(container: InputContainer, stream: VideoStream) -> bool:
+    """Tell whether packets bear the times at which their frames show: in AVI, not with B frames."""
+    return container.format.name != "avi" or not stream.codec_context.has_b_frames
+
+
 def clock_origin(container: InputContainer) -> Fraction:
     """Return the stamp, in seconds, that the file's clock counts as zero."""
     starts = [
@@ -145,12 +152,17 @@ def clock_origin(container: InputContainer) -> Fraction:
 
 def read_packets(container: InputContainer, stream: Stream) -> Iterator[av.Packet]:
     """Yield a track's packets; where the file cannot be read on, they end as at its end."""
-    try:
-        for packet in container.demux(stream):
-            if packet.size:  # the empty ones flush the decoder: left to the caller
-                yield packet
-    except (av.FFmpegError, ValueError):
-        return
+    errors = 0
+    while errors < MAX_READ_ERRORS:
+        try:
+            for packet in container.demux(stream):
+                if packet.size:  # the empty ones flush the decoder: left to the caller
+                    yield packet
+            return
+        except (av.FFmpegError, ValueError):
+            errors += 1
+        except IndexError:  # a packet of a track that PyAV did not know when it opened the file
+            continue
 
 
 def decode(packet: av.Packet) -> list | None:
@@ -167,3 +179,11 @@ def drain(stream: Stream) -> list:
         return stream.codec_context.decode(None)
     except (av.FFmpegError, ValueError):
         return []
+
+
+def play(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Decode a track in order, leaving out what is damaged."""
+    stream.thread_type = "AUTO"
+    for packet in read_packets(container, stream):
+        yield from decode(packet) or []
+    yield from drain(stream)

@@ -7,16 +7,20 @@ Sound and pictures are decoded side by side, by `sound` and `pictures`, which sa
 Shapes: T frames, H, W pixels, S samples.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from av import VideoStream
+from av.container import InputContainer
 
 from avchat import isolation
 from avchat.container import (
     GUESSED_LENGTH,
     MediaError,
+    check_ordinary,
     decode,
     is_still,
     open_file,
@@ -24,12 +28,13 @@ from avchat.container import (
     read_packets,
     sound_stream,
 )
-from avchat.pictures import Pictures, Shape, Wish, orientation, take_pictures
+from avchat.listing import Wish
+from avchat.pictures import Pictures, Shape, orientation, take_pictures
 from avchat.sound import SAMPLE_RATE, Sound, read_sound
 
 __all__ = ["SAMPLE_RATE", "Limits", "Media", "MediaError", "MediaInfo", "load_media", "probe"]
 
-SHORT_S = 0.25  # tracks of a sound file may end this much before the length in its header
+SHORT_S = 0.25  # the tracks of a sound file end up to this much before the length in its header
 ASPECTS = (1 / 8, 8)  # sample aspects that are believed
 TRIAL_PACKETS = 100  # looked at for a first picture that decodes, which says how it is turned
 
@@ -89,8 +94,10 @@ def probe(
     if isolate:
         reply, _ = call_isolated("probe", path, limits, timeout_s)
         return MediaInfo(**reply)
-    with open_file(path, limits.max_pixels) as container:
-        video, audio = picture_stream(container), sound_stream(container)
+    check_ordinary(path)
+    check_limit(path, "size", "bytes", path.stat().st_size, limits.max_file_bytes)
+    with open_file(path) as container:
+        video, audio = picture_stream(container, limits.max_pixels), sound_stream(container)
         if video is None and audio is None:
             raise MediaError(f"{path.name}: no video, sound or picture in this file")
         still = is_still(container)
@@ -104,16 +111,18 @@ def probe(
             is_still=still,
             is_exact=not container.format.name.startswith(GUESSED_LENGTH),
         )
+        check_limit(path, "length", "s", info.duration_s, limits.max_duration_s)
         if video is not None:
-            check_limits(path, replace(info, width=video.width, height=video.height), limits)
+            pixels = video.width * video.height
+            check_limit(path, "frame", "pixels", pixels, limits.max_pixels)
             info = replace(info, **look(container, video))
-    check_limits(path, info, limits)
+            check_limit(path, "frame", "pixels", info.width * info.height, limits.max_pixels)
     return info
 
 
-def look(container, video) -> dict:
+def look(container: InputContainer, video: VideoStream) -> dict:
     """Describe a picture track for MediaInfo, from its header and the first frame that decodes."""
-    width, height = video.width, video.height
+    width, height = max(1, video.width), max(1, video.height)
     aspect = float(video.sample_aspect_ratio or 1)
     if ASPECTS[0] <= aspect <= ASPECTS[1]:
         width = max(1, round(width * aspect))
@@ -133,18 +142,12 @@ def look(container, video) -> dict:
     }
 
 
-def check_limits(path: Path, info: MediaInfo, limits: Limits) -> None:
-    """Raise MediaError for a file that is longer or larger than allowed."""
-    size = path.stat().st_size
-    for what, unit, value, limit in (
-        ("length", "s", info.duration_s, limits.max_duration_s),
-        ("size", "bytes", size, limits.max_file_bytes),
-        ("frame", "pixels", info.width * info.height, limits.max_pixels),
-    ):
-        if value > limit:
-            raise MediaError(
-                f"{path.name}: its {what} of {value:,.0f} {unit} is over the limit of {limit:,.0f}"
-            )
+def check_limit(path: Path, what: str, unit: str, value: float, limit: float) -> None:
+    """Raise MediaError where a file asks for more than is allowed."""
+    if value > limit:
+        raise MediaError(
+            f"{path.name}: its {what} of {value:,.0f} {unit} is over the limit of {limit:,.0f}"
+        )
 
 
 def load_media(
@@ -195,7 +198,7 @@ def decode_file(
     """Decode both tracks side by side and say what is missing."""
     info = probe(path, limits=limits)
     wish = fit(wish, info)
-    shape = Shape(*(size or (info.width, info.height)), info.is_turned)
+    shape = Shape(*(size or (info.width, info.height)), info.is_turned, limits.max_pixels)
     horizon_s = info.duration_s + 1 if info.duration_s else limits.max_duration_s
     begin = wish.start or 0.0
     with ThreadPoolExecutor(1) as side:
@@ -228,9 +231,6 @@ def put_together(
     path: Path, info: MediaInfo, wish: Wish, seen: Pictures | None, heard: Sound | None
 ) -> Media:
     """Make a Media of what was decoded; raise MediaError where nothing was."""
-    nothing = (seen is None or not len(seen.frames)) and (heard is None or not len(heard.waveform))
-    if nothing and (seen or heard):
-        raise MediaError(f"{path.name}: nothing in it could be decoded (the file is damaged)")
     start = wish.start or 0.0
     ends = [start]
     if seen is not None:
@@ -239,8 +239,11 @@ def put_together(
         ends.append(start + len(heard.waveform) / SAMPLE_RATE)
     reached = max(ends) if wish.end is None else min(max(ends), wish.end)
     whole = info.duration_s if wish.end is None else min(info.duration_s, wish.end)
-    if not (seen or heard):
+    if seen is None and heard is None:
         reached = whole
+    elif not (seen and len(seen.frames)) and not (heard and len(heard.waveform)):
+        part = "" if wish.start is None and wish.end is None else " from this part"
+        raise MediaError(f"{path.name}: no picture and no sound could be decoded{part}")
     return Media(
         seen.frames if seen else np.zeros((0, 1, 1, 3), np.uint8),
         seen.times_s if seen else np.zeros(0),
@@ -249,27 +252,27 @@ def put_together(
         0.0 if info.is_still else reached - start,
         info.has_video and (seen is None or len(seen.frames) > 0),
         info.has_audio and (heard is None or len(heard.waveform) > 0),
-        tuple(complaints(info, start, reached, whole, seen, heard)),
+        tuple(complaints(info, reached - start, whole - start, seen, heard)),
     )
 
 
-def complaints(info, start, reached, whole, seen, heard) -> list[str]:
+def complaints(
+    info: MediaInfo, taken_s: float, whole_s: float, seen: Pictures | None, heard: Sound | None
+) -> Iterator[str]:
     """Say what of a file could not be used."""
-    said = []
-    if info.is_exact and not info.is_still and whole - reached > SHORT_S:
-        said.append(
-            f"decoded {reached - start:.1f} s of {whole - start:.1f} s: "
-            "the file is cut short or damaged"
+    if info.is_exact and not info.is_still and whole_s - taken_s > SHORT_S:
+        yield f"decoded {taken_s:.1f} s of {whole_s:.1f} s: the file is cut short or damaged"
+    if seen is not None and (seen.damaged or len(seen.frames) < seen.asked):
+        yield (
+            f"the picture is damaged: decoded {len(seen.frames)} of {seen.asked} frames, "
+            f"met {seen.damaged} errors on the way"
         )
-    if seen is not None and seen.damaged:
-        said.append(
-            f"the picture is damaged: decoded {len(seen.frames)} frames, {seen.damaged} failed"
-        )
+    elif seen is not None and not len(seen.frames):
+        yield "there is a picture track, but nothing of it in this part"
     if heard is not None and heard.damaged:
-        said.append(
-            f"the sound is damaged: decoded {heard.heard_s:.1f} s of {reached - start:.1f} s"
-        )
-    return said
+        yield f"the sound is damaged: decoded {heard.heard_s:.1f} s of {taken_s:.1f} s"
+    elif heard is not None and not len(heard.waveform):
+        yield "there is a sound track, but nothing of it in this part"
 
 
 def call_isolated(

@@ -3,7 +3,8 @@
 A track is first listed without decoding (0.03 s for a minute of 1080p), so that the wanted frames
 are known exactly before any work is done. Then one of three ways decodes them, to the same frames:
 - decord, where a fair share of all frames is wanted (short clips, high rates): nearly every frame
-  must be decoded anyway, and its one native call is as fast as any or faster;
+  must be decoded anyway, and its one native call is as fast as any or faster. Of MP4, MOV, Matroska
+  and WebM only: in the others its seeks miss (MPEG-PS, AVI with B frames: other frames come out);
 - `decode_sparse`, PyAV, where few are wanted: only the groups of pictures that hold one, several
   groups side by side, and in them the decoder skips each frame that is neither wanted nor referred
   to. 1.5 to 2 times as fast as decord on a minute of 1080p (`python eval/speed.py media`);
@@ -17,7 +18,6 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -28,44 +28,21 @@ from av.sidedata.sidedata import Type as SideDataType
 
 from avchat.container import (
     MediaError,
-    clock_origin,
     decode,
     drain,
     is_indexed,
     open_file,
     picture_stream,
+    play,
     read_packets,
 )
+from avchat.listing import PictureList, Wish, choose, list_by_decoding, list_pictures
 
-CLOCK_SLACK_S = 1e-6  # a frame that begins this much after the wanted time counts as shown
 DENSE = 4  # decord from every fourth frame on
 MAX_WORKERS = 8  # decoders side by side; a 1080p one holds about 50 MB of reference frames
-GROUPS_A_WORKER = 2  # fewer are not worth another decoder
+
 
 decord.logging.set_level(decord.logging.QUIET)
-
-
-@dataclass(frozen=True)
-class Wish:
-    """Which frames to take."""
-
-    frames: int = 16  # so many, spread evenly; unless fps says how many a second
-    fps: float | None = None
-    start: float | None = None  # seconds on the file's clock
-    end: float | None = None
-    keyframes: bool = False  # take the nearest keyframes instead: fast, and times say which
-
-
-@dataclass(frozen=True)
-class PictureList:
-    """Every picture of one part of a track, in the order they are shown."""
-
-    stamps: np.ndarray  # int64 [T], rising, in units of the track; its ordinals if not stamped
-    times_s: np.ndarray  # float64 [T], on the file's clock
-    end_s: float  # when the last one stops being shown
-    keys: dict[int, int]  # stamp of each picture that a decoder can begin at -> its decoding stamp
-    stamped: bool = True
-    whole: bool = True  # from the first picture of the file to its last
 
 
 @dataclass(frozen=True)
@@ -83,7 +60,8 @@ class Pictures:
     frames: np.ndarray  # uint8 [T, H, W, 3]
     times_s: np.ndarray  # float64 [T], on the file's clock
     end_s: float  # when the last picture of the part stops being shown
-    damaged: int  # packets met, or frames wanted, that could not be decoded
+    asked: int  # how many were wished
+    damaged: int  # packets met that could not be decoded
 
 
 @dataclass(frozen=True)
@@ -93,100 +71,11 @@ class Shape:
     width: int
     height: int
     turned: bool = False  # the file says to rotate or mirror them
+    max_pixels: int = 0  # refuse to decode larger frames
 
     def num_bytes(self) -> int:
         """Count the bytes of one frame."""
         return self.width * self.height * 3
-
-
-def list_pictures(path: Path, wish: Wish, horizon_s: float) -> PictureList | None:
-    """List the pictures of the wished part without decoding; None where the file has no stamps.
-
-    The list begins at a keyframe not after the part. Pictures that claim to show after `horizon_s`
-    (where the file ends) are damage and left out.
-    """
-    start = wish.start or 0.0
-    listed = scan_packets(path, start, wish.end, horizon_s)
-    if start and listed is not None and listed.times_s[0] > start:
-        return scan_packets(path, 0.0, wish.end, horizon_s)  # the seek, or the track, was too late
-    return listed
-
-
-def scan_packets(
-    path: Path, start: float, end: float | None, horizon_s: float
-) -> PictureList | None:
-    """List pictures from the keyframe that a seek to `start` reaches; 0 is the file's beginning."""
-    with open_file(path) as container:
-        stream = picture_stream(container)
-        base, origin = float(stream.time_base), float(clock_origin(container))
-        if start and is_indexed(container):
-            container.seek(int((start + origin) / base), stream=stream)
-        packets = []
-        for packet in read_packets(container, stream):
-            if packet.pts is None:
-                return None
-            if end is not None and packet.dts is not None and packet.dts * base - origin >= end:
-                break
-            if not packet.is_discard and packet.pts * base - origin <= horizon_s:
-                packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.duration or 0))
-    keys = {pts: pts if dts is None else dts for pts, dts, is_key, _ in packets if is_key}
-    if not keys:
-        return None
-    stamps = np.unique(np.asarray([packet[0] for packet in packets], np.int64))
-    times = stamps * base - origin
-    lasting = max(length for pts, _, _, length in packets if pts == stamps[-1]) * base
-    if not lasting and len(stamps) > 1:
-        lasting = float(np.median(np.diff(times)))
-    whole = not start and end is None
-    return PictureList(stamps, times, float(times[-1] + lasting), keys, whole=whole)
-
-
-def list_by_decoding(path: Path, horizon_s: float) -> PictureList | None:
-    """List the pictures of a file that does not stamp its packets; None where none decodes."""
-    times: list[float] = []
-    keys = {}
-    with open_file(path) as container:
-        stream = picture_stream(container)
-        origin = float(clock_origin(container))
-        step = float(1 / (stream.average_rate or 25))
-        for frame in play(container, stream):
-            after = times[-1] + step if times else 0.0
-            time = after if frame.time is None else frame.time - origin
-            if frame.key_frame or not times:
-                keys[len(times)] = len(times)
-            times.append(time if after - step <= time <= horizon_s else after)
-    if not times:
-        return None
-    return PictureList(
-        np.arange(len(times)), np.asarray(times), times[-1] + step, keys, stamped=False
-    )
-
-
-def choose(listed: PictureList, wish: Wish) -> np.ndarray:
-    """Pick the stamps of the wished frames: int64 [T], rising, none twice.
-
-    `frames` are those shown at the centres of equal parts, `fps` those shown at 0, 1/fps, 2/fps ...
-    of what the track shows between `start` and `end`. No frame is taken twice.
-    """
-    first = max(wish.start or 0.0, listed.times_s[0])
-    last = listed.end_s if wish.end is None else min(wish.end, listed.end_s)
-    if last < first or wish.frames < 1:
-        return listed.stamps[:0]
-    rate = wish.fps or wish.frames / max(last - first, CLOCK_SLACK_S)
-    centre = 0.0 if wish.fps else 0.5
-    edges = np.clip(np.append(listed.times_s, listed.end_s), first, last)
-    # Wanted moments before each edge; a frame is wanted when one lies between its two edges.
-    moments = np.ceil((edges - first - CLOCK_SLACK_S) * rate - centre)
-    chosen = np.diff(moments) > 0
-    if not wish.keyframes:
-        return listed.stamps[chosen]
-    stamps = np.asarray(sorted(listed.keys), np.int64)
-    times = listed.times_s[np.searchsorted(listed.stamps, stamps)]
-    inside = (times >= first) & (times < last)
-    if inside.any():
-        stamps, times = stamps[inside], times[inside]
-    nearest = np.abs(times[None, :] - listed.times_s[chosen][:, None]).argmin(axis=1)
-    return np.unique(stamps[nearest])
 
 
 def decode_wanted(path: Path, listed: PictureList, wanted: np.ndarray, shape: Shape) -> Decoded:
@@ -222,24 +111,40 @@ def decode_dense(
 
 
 def decode_sparse(path: Path, listed: PictureList, wanted: np.ndarray, shape: Shape) -> Decoded:
-    """Decode with PyAV only the groups of pictures that hold a wanted frame, side by side."""
+    """Decode with PyAV only the groups of pictures that hold a wanted frame.
+
+    Strictly at first, since a decoder that is not strict hides damage; what that refuses is then
+    taken as the decoder can patch it, and counted.
+    """
+    strict = decode_side_by_side(path, listed, wanted.tolist(), shape, strict=True)
+    missing = [stamp for stamp in wanted.tolist() if stamp not in strict.frames]
+    if not missing:
+        return strict
+    patched = decode_side_by_side(path, listed, missing, shape, strict=False)
+    return Decoded(strict.frames | patched.frames, max(strict.damaged, patched.damaged))
+
+
+def decode_side_by_side(
+    path: Path, listed: PictureList, wanted: list[int], shape: Shape, *, strict: bool
+) -> Decoded:
+    """Share the groups that hold wanted frames out among several decoders."""
     keys = sorted(listed.keys)
     groups: dict[int, set[int]] = {}
-    for stamp in wanted.tolist():
+    for stamp in wanted:
         groups.setdefault(keys[max(0, bisect_right(keys, stamp) - 1)], set()).add(stamp)
-    cores = os.cpu_count() or 1
-    workers = max(1, min(cores, MAX_WORKERS, len(groups) // GROUPS_A_WORKER))
     work = list(groups.items())
+    cores = os.cpu_count() or 1
+    workers = max(1, min(cores, MAX_WORKERS, len(work)))
     cuts = [i * len(work) // workers for i in range(workers + 1)]
-    shares = [work[a:b] for a, b in pairwise(cuts)]
     threads = max(1, cores // workers)
+
+    def decode_share(first: int, last: int) -> Decoded:
+        return decode_groups(path, listed, work[first:last], shape, threads, strict)
+
     with ThreadPoolExecutor(workers) as pool:
-        parts = pool.map(lambda share: decode_groups(path, listed, share, shape, threads), shares)
-    frames, damaged = {}, 0
-    for part in parts:
-        frames |= part.frames
-        damaged += part.damaged
-    return Decoded(frames, damaged)
+        parts = list(pool.map(decode_share, cuts[:-1], cuts[1:]))
+    frames = {stamp: frame for part in parts for stamp, frame in part.frames.items()}
+    return Decoded(frames, sum(part.damaged for part in parts))
 
 
 def decode_groups(
@@ -248,13 +153,16 @@ def decode_groups(
     groups: list[tuple[int, set[int]]],
     shape: Shape,
     threads: int,
+    strict: bool,
 ) -> Decoded:
     """Decode the wanted frames of groups of pictures: (stamp of the keyframe, wanted stamps)."""
     frames: dict[int, np.ndarray] = {}
     damaged = 0
     with open_file(path) as container:
-        stream = picture_stream(container)
+        stream = picture_stream(container, shape.max_pixels)
         codec = stream.codec_context
+        if strict:
+            codec.options |= {"err_detect": "explode"}
         stream.thread_type = "AUTO" if threads > 1 else "SLICE"
         codec.thread_count = threads
         for key, wanted in groups:
@@ -300,20 +208,13 @@ def packets_from(
             return
 
 
-def play(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Decode a track in order, leaving out what is damaged."""
-    stream.thread_type = "AUTO"
-    for packet in read_packets(container, stream):
-        yield from decode(packet) or []
-    yield from drain(stream)
-
-
 def decode_all(path: Path, wanted: np.ndarray, shape: Shape) -> Decoded:
     """Decode every frame of a file and keep those with the wanted ordinals."""
     places = set(wanted.tolist())
     frames: dict[int, np.ndarray] = {}
     with open_file(path) as container:
-        for place, frame in enumerate(play(container, picture_stream(container))):
+        stream = picture_stream(container, shape.max_pixels)
+        for place, frame in enumerate(play(container, stream)):
             if place in places:
                 frames[place] = upright(frame, shape)
             if len(frames) == len(places):
@@ -360,9 +261,12 @@ def take_pictures(
     path: Path, wish: Wish, shape: Shape, horizon_s: float, max_bytes: int
 ) -> Pictures:
     """Decode the wished frames of the default picture track; MediaError past `max_bytes`."""
-    listed = list_pictures(path, wish, horizon_s) or list_by_decoding(path, horizon_s)
+    listed = list_pictures(path, wish, horizon_s)
+    listed = listed or list_by_decoding(path, horizon_s, shape.max_pixels)
     if listed is None:
-        return Pictures(np.zeros((0, shape.height, shape.width, 3), np.uint8), np.zeros(0), 0.0, 1)
+        return Pictures(
+            np.zeros((0, shape.height, shape.width, 3), np.uint8), np.zeros(0), 0.0, 0, 1
+        )
     wanted = choose(listed, wish)
     if len(wanted) * shape.num_bytes() > max_bytes:
         raise MediaError(
@@ -374,7 +278,7 @@ def take_pictures(
     missing = len(wanted) - len(decoded.frames)
     if missing and listed.stamped and (not decoded.damaged or 2 * missing > len(wanted)):
         # The packets' stamps are not the frames', or the damage is wide: see what comes out.
-        listed = list_by_decoding(path, horizon_s) or listed
+        listed = list_by_decoding(path, horizon_s, shape.max_pixels) or listed
         wanted = choose(listed, wish)
         decoded = decode_wanted(path, listed, wanted, shape)
     stamps = np.asarray([stamp for stamp in wanted.tolist() if stamp in decoded.frames], np.int64)
@@ -382,4 +286,4 @@ def take_pictures(
     for place, stamp in enumerate(stamps.tolist()):
         frames[place] = decoded.frames.pop(stamp)
     times = listed.times_s[np.searchsorted(listed.stamps, stamps)]
-    return Pictures(frames, times, listed.end_s, decoded.damaged + len(wanted) - len(stamps))
+    return Pictures(frames, times, listed.end_s, len(wanted), decoded.damaged)
