@@ -66,15 +66,14 @@ def _quantisation(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def attach_lora(model: PreTrainedModel, lora: LoraConfig, *, gradients: bool = True) -> nn.Module:
-    """Wrap a model with fresh low-rank adapters; only they are trainable afterwards.
-
-    Args: gradients: prepare a quantised base for training (norms in fp32, inputs with gradients).
-    """
+def attach_lora(model: PreTrainedModel, lora: LoraConfig) -> nn.Module:
+    """Wrap a model with fresh low-rank adapters; only they are trainable afterwards."""
     from peft import LoraConfig as PeftLora
     from peft import get_peft_model, prepare_model_for_kbit_training
 
-    if gradients and model.config.to_dict().get("quantization_config"):
+    if (
+        "quantization_config" in model.config.to_dict()
+    ):  # norms in fp32, inputs with gradients, checkpointed layers
         model = prepare_model_for_kbit_training(model)
     settings = PeftLora(
         r=lora.r,

@@ -227,7 +227,9 @@ class AVChat(nn.Module):
             at, count = ids == placeholder, sum(len(part) for part in parts)
             assert int(at.sum()) == count, f"{int(at.sum())} placeholders, {count} media tokens"
             if parts:
-                embeds[at] = torch.cat(parts).to(embeds.dtype)
+                # not in place: peft makes the embeddings a leaf when it prepares a 4-bit base
+                rows = torch.cat(parts).to(embeds.dtype)
+                embeds = embeds.masked_scatter(at[..., None], rows)
         return embeds
 
     def forward(self, batch: Batch, tokens: Sequence[MediaTokens] | None = None) -> Loss:

@@ -1,6 +1,8 @@
 """The splice, the loss and the folder a model is saved in, each against a slow or a fresh twin."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -203,6 +205,25 @@ def test_a_published_base_is_not_saved_but_its_adapters_are(based: AVChat, tmp_p
     torch.testing.assert_close(loss_of(AVChat.from_pretrained(again)), loss_of(based))
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantised_base_takes_the_projectors_and_adapters(
+    based: AVChat, tmp_path: Path, bits: int
+) -> None:
+    """What peers fail at: projectors keep their precision, adapters fit, and all can be trained."""
+    based.save_pretrained(tmp_path / "saved")
+    loaded = AVChat.from_pretrained(tmp_path / "saved", bits=bits, trainable=True)
+    kinds = {type(module).__name__ for module in loaded.visual_projector.modules()}
+    assert "Linear" in kinds and not kinds & {"Linear4bit", "Linear8bitLt"}
+    assert float(loss_of(loaded)) == pytest.approx(float(loss_of(based)), rel=0.2)
+    fresh = AVChat.from_config(based.config, bits=bits)
+    clip = fresh.encode([make_media()])[0]
+    row = fresh.prompt.build(fresh.plan(clip), TURNS)
+    fresh(collate([row], [clip])).total.backward()
+    learning = {name for name, weight in fresh.named_parameters() if weight.grad is not None}
+    assert any("lora_B" in name for name in learning)
+    assert "visual_projector.mlp.mlp.0.weight" in learning
+
+
 def test_merged_adapters_make_a_whole_model(based: AVChat, tmp_path: Path) -> None:
     before = loss_of(based)
     based.merge()
@@ -291,6 +312,11 @@ def test_push_uploads_what_save_writes(monkeypatch: pytest.MonkeyPatch) -> None:
         ("me/model", True, True),
         {"config.json", "model.safetensors", "tokenizer", "README.md"},
     ]
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, avchat; assert not {'torch', 'transformers', 'av'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_version_is_the_packages() -> None:
