@@ -1,8 +1,10 @@
-"""What training reads: lessons of the world, or a manifest of the user's own clips, as batches by number.
+"""What training reads: lessons of the world, or a manifest of the user's own clips, as batches
+by number.
 
 A manifest is JSON lines, one conversation on one clip a line:
     {"id": "a", "media": "clips/a.mp4", "start": 1.5, "end": 9, "sense": "both",
-     "messages": [{"role": "user", "content": "what barks?"}, {"role": "assistant", "content": "a dog"}]}
+     "messages": [{"role": "user", "content": "what barks?"}, {"role": "assistant", "content": "a
+     dog"}]}
 `media` is relative to the manifest; `start`, `end` (seconds) and `sense` may be left out.
 """
 
@@ -13,17 +15,30 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avchat.encoders import SENSES, Features, Inputs, InputSpec, Sense, prepare
+from avchat.encoders import (
+    SENSES,
+    STATE_SAMPLES,
+    Features,
+    Inputs,
+    InputSpec,
+    Sense,
+    log_mels,
+    prepare,
+    preprocess_frames,
+)
 from avchat.media import Media, MediaError, load_media
 from avchat.model import AVChat, Batch, collate
 from avchat.prompt import Packed, PromptError, Turn, check_budget, pack, pack_independent
 from avchat.world import lessons, questions
-from avchat.world.scenes import draw_kind, draw_scene
+from avchat.world.casting import draw_kind, draw_scene
+from avchat.world.pictures import render_frames
 from avchat.world.tags import Tags, tag
 
 
 class DataError(Exception):
-    """Training data that cannot be used; one line in the user's words, with the file and the line."""
+    """Training data that cannot be used; one line in the user's words, with the file and the
+    line.
+    """
 
 
 @dataclass(frozen=True)
@@ -60,8 +75,11 @@ def lesson_inputs(lesson: lessons.Lesson, spec: InputSpec) -> Inputs:
     return prepare(media, spec)
 
 
-def lesson_row(model: AVChat, lesson: lessons.Lesson, clip: Inputs | Features, tokens: int, order: int) -> Packed:
-    """Lay out as many of a lesson's turns as fit `tokens`, so that rows of a batch are about equally long.
+def lesson_row(
+    model: AVChat, lesson: lessons.Lesson, clip: Inputs | Features, tokens: int, order: int
+) -> Packed:
+    """Lay out as many of a lesson's turns as fit `tokens`, so that rows of a batch are about
+    equally long.
 
     Args:
         order: seed for the order of the turns.
@@ -82,7 +100,8 @@ def lesson_row(model: AVChat, lesson: lessons.Lesson, clip: Inputs | Features, t
 class Pool:
     """Clips of the world with their frozen features, each encoded when it is first wanted.
 
-    Questions are drawn afresh at each visit, so what a run sees again is a clip's features and never its lesson.
+    Questions are drawn afresh at each visit, so what a run sees again is a clip's features and
+    never its lesson.
     """
 
     def __init__(self, model: AVChat, size: int, seed: int) -> None:
@@ -98,7 +117,10 @@ class Pool:
         self._encode({clip: lesson for clip, lesson in drawn if clip not in self._features})
         rows, clips = [], []
         for clip, lesson in drawn:
-            features = self._features[clip].only(lesson.sense)
+            kept = self._features[clip]
+            features = replace(kept, visual=kept.visual.float(), audio=kept.audio.float()).only(
+                lesson.sense
+            )
             rows.append(lesson_row(self.model, lesson, features, tokens, order=number))
             clips.append(features)
         return TaggedBatch(collate(rows, clips), [tag(lesson.scene) for _, lesson in drawn])
@@ -106,7 +128,9 @@ class Pool:
     @torch.no_grad()
     def _encode(self, fresh: dict[int, lessons.Lesson]) -> None:
         if fresh:
-            encoded = self.model.encode([lesson_inputs(lesson, self.model.spec) for lesson in fresh.values()])
+            encoded = self.model.encode(
+                [lesson_inputs(lesson, self.model.spec) for lesson in fresh.values()]
+            )
             for clip, features in zip(fresh, encoded, strict=True):
                 half = replace(features, visual=features.visual.half(), audio=features.audio.half())
                 self._features[clip] = half
@@ -115,19 +139,62 @@ class Pool:
 def lesson_batch(model: AVChat, drawn: list[lessons.Lesson], tokens: int = 256) -> TaggedBatch:
     """Render lessons, not yet encoded, and lay out their turns."""
     clips = [lesson_inputs(lesson, model.spec).only(lesson.sense) for lesson in drawn]
-    rows = [lesson_row(model, lesson, clip, tokens, 0) for lesson, clip in zip(drawn, clips, strict=True)]
+    rows = [
+        lesson_row(model, lesson, clip, tokens, 0)
+        for lesson, clip in zip(drawn, clips, strict=True)
+    ]
     return TaggedBatch(collate(rows, clips), [tag(lesson.scene) for lesson in drawn])
 
 
+@dataclass(frozen=True)
+class Glimpses:
+    """A few frames and the whole sound of each clip, as clips of one sense each, with their
+    tags.
+    """
+
+    pictures: list[Inputs]
+    sounds: list[Inputs]
+    tags: list[Tags]
+
+
+def glimpses(model: AVChat, drawn: list[lessons.Lesson], looks: int, order: int) -> Glimpses:
+    """Render lessons for tagging: `looks` frames of each, since frames of one clip teach much
+    the same.
+
+    Args:
+        order: seed for which frames.
+    """
+    rng = np.random.default_rng(order)
+    pictures, sounds, tags = [], [], []
+    for lesson in drawn:
+        at = np.sort(rng.choice(len(lesson.frame_times_s), looks, replace=False))
+        times = lesson.frame_times_s[at]
+        pixels = preprocess_frames(
+            render_frames(lesson.scene, times, model.spec.image_size), model.spec
+        )
+        pictures.append(Inputs(pixels, None, 0, tuple(times.tolist()), 0.0, lesson.duration_s))
+        wave = lesson.waveform()
+        states = len(wave) // STATE_SAMPLES
+        sounds.append(Inputs(None, log_mels(wave, model.spec), states, (), 0.0, lesson.duration_s))
+        known = tag(lesson.scene)
+        seen = {name: values[at] for name, values in known.seen.items()}
+        tags.append(replace(known, seen=seen, centres=known.centres[at]))
+    return Glimpses(pictures, sounds, tags)
+
+
 def world_texts(clips: int, seed: int) -> list[str]:
-    """Write out every phrasing and the texts of some scenes: what the tiny tokenizer is trained on."""
+    """Write out every phrasing and the texts of some scenes: what the tiny tokenizer is trained
+    on.
+    """
     rng = np.random.default_rng([13, seed])
     texts = [NO for NO in (questions.NO_SOUND, questions.NO_PICTURE)] * 100
     for _ in range(clips):
         scene = draw_scene(rng, draw_kind(rng))
         for which in ("seen", "held out"):
             asked = questions.every_question(scene, rng, which)
-            asked += [questions.describe(scene, rng, which, family) for family in questions.SENTENCES]
+            asked += [
+                questions.describe(scene, rng, which, family) for family in questions.SENTENCES
+            ]
             texts += [text for q in asked for text in (" " + q.question, " " + q.answer)]
     return texts
 
@@ -174,7 +241,9 @@ def _turns(where: str, messages: object) -> tuple[Turn, ...]:
         raise DataError(f"{where}: messages must be pairs of user and assistant")
     for message, role in zip(messages, ("user", "assistant") * (len(messages) // 2), strict=True):
         if not isinstance(message, dict) or message.get("role") != role:
-            raise DataError(f"{where}: messages must be user, assistant, user, ... (expected {role})")
+            raise DataError(
+                f"{where}: messages must be user, assistant, user, ... (expected {role})"
+            )
         if not isinstance(message.get("content"), str) or not message["content"].strip():
             raise DataError(f"{where}: a message of {role} is empty")
     texts = [message["content"] for message in messages]
@@ -206,7 +275,9 @@ def sample_row(model: AVChat, sample: Sample) -> tuple[Packed, Inputs]:
     return row, clip
 
 
-def manifest_batch(model: AVChat, samples: list[Sample], size: int, seed: int, number: int) -> Batch:
+def manifest_batch(
+    model: AVChat, samples: list[Sample], size: int, seed: int, number: int
+) -> Batch:
     """Make batch `number`: each epoch is a fresh shuffle, and every sample comes once an epoch."""
     rows, clips = [], []
     for position in range(number * size, (number + 1) * size):

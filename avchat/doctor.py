@@ -98,8 +98,8 @@ def decoding() -> dict[str, Any]:
     import numpy as np
 
     from avchat.media import MediaError, load_media
+    from avchat.world.casting import draw_scene
     from avchat.world.clip_file import write_clip
-    from avchat.world.scenes import draw_scene
 
     versions = {name: _version(name) for name in ("decord2", "av")}
     with tempfile.TemporaryDirectory() as folder:

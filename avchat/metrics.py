@@ -6,7 +6,9 @@ import numpy as np
 
 
 def same_answer(said: str, right: str) -> bool:
-    """Compare whole answers: case, a final point, spaces and a leading "the", "a" or "it is" do not matter."""
+    """Compare whole answers: case, a final point, spaces and a leading "the", "a" or "it is" do
+    not matter.
+    """
     return _plain(said) == _plain(right)
 
 
@@ -25,10 +27,11 @@ def mean(scores: Sequence[float]) -> float:
 def bootstrap_interval(
     scores: Sequence[float], clusters: Sequence[str], *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Estimate the 95 % interval of a mean by drawing whole clusters (clips, or minimal pairs) with replacement.
+    """Estimate the 95 % interval of a mean by drawing whole clusters (clips, or minimal pairs)
+    with replacement.
 
-    Questions on one clip are not independent: drawing single questions would make the interval too narrow (Miller,
-    arXiv 2411.00640).
+    Questions on one clip are not independent: drawing single questions would make the interval too
+    narrow (Miller, arXiv 2411.00640).
     """
     return interval_of(lambda chosen: mean(chosen), scores, clusters, draws=draws, seed=seed)
 

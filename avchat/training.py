@@ -1,13 +1,15 @@
 """The one training loop, over accelerate: every script in train/ describes a run and calls `fit`.
 
-What enters is a module whose forward takes a batch and returns a summed loss, groups of parameters, and a function from the
-number of a batch to the batch. The loop divides by the supervised tokens of the whole optimiser step, over all micro-batches
-and all ranks: with a mean per micro-batch short answers would weigh more than long ones, differently for each way of cutting
-the same step. Batches are drawn by number, so a resumed run sees exactly what an uninterrupted one would have seen.
+What enters is a module whose forward takes a batch and returns a summed loss, groups of parameters,
+and a function from the number of a batch to the batch. The loop divides by the supervised tokens of
+the whole optimiser step, over all micro-batches and all ranks: with a mean per micro-batch short
+answers would weigh more than long ones, differently for each way of cutting the same step. Batches
+are drawn by number, so a resumed run sees exactly what an uninterrupted one would have seen.
 """
 
 import json
 import math
+import os
 import shutil
 import signal
 import sys
@@ -67,7 +69,9 @@ class RunConfig:
 
 
 class Batch(NamedTuple):
-    """A micro-batch and the weight of its supervised tokens, by which the step's loss is divided."""
+    """A micro-batch and the weight of its supervised tokens, by which the step's loss is
+    divided.
+    """
 
     data: Any
     weight: float
@@ -81,12 +85,13 @@ def fit(
     *,
     every: dict[int, Callable[[int], None]] | None = None,
 ) -> bool:
-    """Train `model` for `run.steps` steps; stop early and cleanly at Ctrl-C, to be resumed by the same command.
+    """Train `model` for `run.steps` steps; stop early and cleanly at Ctrl-C, to be resumed by
+    the same command.
 
     Args:
         groups: parameter groups for AdamW; "lr" is a factor on `run.lr`.
-        batch_at: gives micro-batch number k; numbers are dealt out over ranks, micro-batches and steps.
-        every: functions of the step that are called on the main process every so many steps.
+        batch_at: gives micro-batch number k; numbers are dealt out over ranks, micro-batches and
+        steps. every: functions of the step that are called on the main process every so many steps.
 
     Returns:
         Whether the run is finished (False: it was stopped).
@@ -97,7 +102,9 @@ def fit(
     accelerator = _accelerator(run)
     set_seed(run.seed)
     factors = [group.pop("lr", 1.0) for group in groups]
-    optimizer = torch.optim.AdamW(groups, lr=run.lr, betas=(0.9, 0.98), weight_decay=run.weight_decay)
+    optimizer = torch.optim.AdamW(
+        groups, lr=run.lr, betas=(0.9, 0.98), weight_decay=run.weight_decay
+    )
     model, optimizer = accelerator.prepare(model, optimizer)
     start = _resume(run, accelerator) if run.resume else 0
     log = _Log(run, accelerator, start)
@@ -135,7 +142,8 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 def _accelerator(run: RunConfig) -> Accelerator:
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    if not torch.cuda.is_available():
+    # On CPUs several processes need to be told of gloo; one process must not be.
+    if not torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
     return Accelerator(
         mixed_precision="bf16" if run.precision == "bf16" else "no",
@@ -151,7 +159,10 @@ def _numbers(run: RunConfig, accelerator: Accelerator, start: int) -> Iterator[l
     step = start
     while True:
         first = step * run.accumulate * accelerator.num_processes
-        yield [first + a * accelerator.num_processes + accelerator.process_index for a in range(run.accumulate)]
+        yield [
+            first + a * accelerator.num_processes + accelerator.process_index
+            for a in range(run.accumulate)
+        ]
         step += 1
 
 
@@ -162,7 +173,9 @@ def _draw(batch_at: Callable[[int], Batch], numbers: list[int]) -> list[Batch]:
 def _step(
     run: RunConfig, accelerator: Accelerator, model: nn.Module, optimizer: Any, batches: list[Batch]
 ) -> tuple[float, float, dict[str, float]]:
-    """Take one optimiser step; return the loss per token over all ranks, the gradient's norm and the logs."""
+    """Take one optimiser step; return the loss per token over all ranks, the gradient's norm
+    and the logs.
+    """
     local = torch.tensor(float(sum(b.weight for b in batches)), device=accelerator.device)
     weight = accelerator.reduce(local, "sum").clamp(min=1.0)
     # accelerate divides by the micro-batches and DDP by the ranks: both are multiplied back.
@@ -186,7 +199,9 @@ def _step(
 
 
 def save_checkpoint(run: RunConfig, accelerator: Accelerator, step: int) -> None:
-    """Save all that a resumed run needs; the two newest checkpoints are kept, a torn one is never taken."""
+    """Save all that a resumed run needs; the two newest checkpoints are kept, a torn one is
+    never taken.
+    """
     folder = run.output / "checkpoints"
     torn, whole = folder / f"torn-{step:08d}", folder / f"step-{step:08d}"
     if whole.exists():
@@ -214,10 +229,15 @@ def _resume(run: RunConfig, accelerator: Accelerator) -> int:
     then = json.loads((saved[-1] / "run.json").read_text())
     now = _describe(run, accelerator, then["step"])
     free = ("output", "save_every", "log_every", "resume", "tracker")
-    changed = [k for k in now if k not in free and json.dumps(now[k], default=str) != json.dumps(then.get(k))]
+    changed = [
+        k
+        for k in now
+        if k not in free and json.dumps(now[k], default=str) != json.dumps(then.get(k))
+    ]
     if changed:
         raise TrainingError(
-            f"{saved[-1]} was made with other settings ({', '.join(changed)}): give another --output or --no-resume"
+            f"{saved[-1]} was made with other settings ({', '.join(changed)}): "
+            "give another --output, or --no-resume"
         )
     accelerator.load_state(str(saved[-1]))
     accelerator.print(f"resumed after step {then['step']}", file=sys.stderr)
@@ -247,7 +267,9 @@ def _stop_signal() -> Iterator[Callable[[], bool]]:
 
 
 class _Log:
-    """A bar with the time left on a terminal, lines elsewhere, and metrics.jsonl in the run's folder."""
+    """A bar with the time left on a terminal, lines elsewhere, and metrics.jsonl in the run's
+    folder.
+    """
 
     def __init__(self, run: RunConfig, accelerator: Accelerator, start: int) -> None:
         self.run, self.accelerator, self.main = run, accelerator, accelerator.is_main_process
@@ -255,9 +277,13 @@ class _Log:
         if not self.main:
             return
         run.output.mkdir(parents=True, exist_ok=True)
-        (run.output / "run.json").write_text(json.dumps(_describe(run, accelerator, start), indent=2) + "\n")
+        (run.output / "run.json").write_text(
+            json.dumps(_describe(run, accelerator, start), indent=2) + "\n"
+        )
         self.file = (run.output / "metrics.jsonl").open("a")
-        self.bar = tqdm(total=run.steps, initial=start, disable=not sys.stderr.isatty(), unit="step")
+        self.bar = tqdm(
+            total=run.steps, initial=start, disable=not sys.stderr.isatty(), unit="step"
+        )
         if run.tracker != "none":
             accelerator.init_trackers("avchat", _describe(run, accelerator, start))
 
@@ -275,7 +301,9 @@ class _Log:
         values = " ".join(f"{k} {v:.3f}" for k, v in {"loss": loss, "norm": norm, **logs}.items())
         self.bar.set_postfix_str(values)
         if self.bar.disable:
-            print(f"step {step}/{self.run.steps} {values} | {left / 60:.1f} min left", file=sys.stderr)
+            print(
+                f"step {step}/{self.run.steps} {values} | {left / 60:.1f} min left", file=sys.stderr
+            )
         self.accelerator.log({"loss": loss, "norm": norm, "lr": lr, **logs}, step=step)
 
     def close(self) -> None:

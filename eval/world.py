@@ -1,11 +1,13 @@
-"""Measure a model on clips of the world that it was never trained on: rendered to files, decoded, asked.
+"""Measure a model on clips of the world that it was never trained on: rendered to files,
+decoded, asked.
 
     python eval/world.py --model tiny --clips 500 --seed 1 --json
 
-Every question is asked four times: with everything, deafened (the sound switched off), blinded (the picture switched off) and
-with the question alone. Short questions are answered by choosing among their closed list of answers, greedily token by token,
-in all four conditions: a model that says "there is no sound" when deafened is right to do so, and what its best guess would be
-is what the comparison needs. `free` is the accuracy of answers written without that list.
+Every question is asked four times: with everything, deafened (the sound switched off), blinded (the
+picture switched off) and with the question alone. Short questions are answered by choosing among
+their closed list of answers, greedily token by token, in all four conditions: a model that says
+"there is no sound" when deafened is right to do so, and what its best guess would be is what the
+comparison needs. `free` is the accuracy of answers written without that list.
 """
 
 import json
@@ -23,9 +25,9 @@ from avchat.encoders import Features
 from avchat.media import load_media
 from avchat.metrics import bootstrap_interval, group_accuracy, mean, same_answer
 from avchat.model import AVChat
-from avchat.world.answers import slots_right
 from avchat.world.dataset import SPLITS, write_dataset
 from avchat.world.questions import FAMILIES, ONE_SOURCE, SENTENCES, TWO_SOURCES
+from avchat.world.sentences import slots_right
 
 CONDITIONS = {"full": "both", "deaf": "picture", "blind": "sound", "question_only": "none"}
 NEEDS = ("V", "A", "S", "AV")
@@ -40,7 +42,9 @@ class World:
     clips: int = 500
     seed: int = 1
     split: str = "test"
-    """test, phrasings (held-out wordings), combinations (held-out colour x shape x sound) or train."""
+    """test, phrasings (held-out wordings), combinations (held-out colour x shape x sound) or
+    train.
+    """
     folder: Path | None = None
     """Keep the rendered files here (default: a folder that is removed)."""
     sentences: bool = True
@@ -54,15 +58,26 @@ def main(run: World) -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = run.folder or Path(made)
         bar = tqdm(total=run.clips, desc="render", disable=not sys.stderr.isatty())
-        write_dataset(folder, run.clips, run.seed, run.split, lambda done, of: bar.update(done - bar.n))
+        write_dataset(
+            folder, run.clips, run.seed, run.split, lambda done, of: bar.update(done - bar.n)
+        )
         bar.close()
         rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
         model = AVChat.from_pretrained(run.model).eval()
         features = see_and_hear(model, folder, sorted({row["video"] for row in rows}))
     short = [row for row in rows if row["family"] not in SENTENCES]
     said = {name: choose(model, features, short, sense) for name, sense in CONDITIONS.items()}
-    right = {name: [a == row["answer"] for a, row in zip(said[name], short, strict=True)] for name in CONDITIONS}
-    report = {"model": run.model, "split": run.split, "clips": run.clips, "seed": run.seed, "n": len(short)}
+    right = {
+        name: [a == row["answer"] for a, row in zip(said[name], short, strict=True)]
+        for name in CONDITIONS
+    }
+    report = {
+        "model": run.model,
+        "split": run.split,
+        "clips": run.clips,
+        "seed": run.seed,
+        "n": len(short),
+    }
     report |= {name: score(short, right[name]) for name in CONDITIONS}
     report["chance"] = score(short, [1 / len(row["choices"]) for row in short])
     report["free"] = score(short, free(model, features, short))
@@ -113,7 +128,9 @@ def score(rows: list[dict], right: list) -> dict:
         by_family[row["family"]].append(float(good))
     families = {name: mean(by_family[name]) for name in FAMILIES if by_family[name]}
     sources = {"AV one source": ONE_SOURCE, "AV two sources": TWO_SOURCES}
-    split = {name: mean([s for f in members for s in by_family[f]]) for name, members in sources.items()}
+    split = {
+        name: mean([s for f in members for s in by_family[f]]) for name, members in sources.items()
+    }
     return {need: mean(by_need[need]) for need in NEEDS} | split | {"families": families}
 
 
@@ -121,12 +138,21 @@ def pairs(rows: list[dict], right: list[bool]) -> dict:
     """Score minimal pairs as groups: both members of a pair right."""
     of = [f"{Path(r['video']).stem.rstrip('ab')} {r['question']}" for r in rows]
     twice = {key for key in of if of.count(key) > 1}
-    kept = [(r, good, key) for r, good, key in zip(rows, right, of, strict=True) if key in twice and r["needs"] == "AV"]
+    kept = [
+        (r, good, key)
+        for r, good, key in zip(rows, right, of, strict=True)
+        if key in twice and r["needs"] == "AV"
+    ]
     by_family = {
-        f: group_accuracy([g for r, g, _ in kept if r["family"] == f], [k for r, _, k in kept if r["family"] == f])
+        f: group_accuracy(
+            [g for r, g, _ in kept if r["family"] == f], [k for r, _, k in kept if r["family"] == f]
+        )
         for f in {r["family"] for r, _, _ in kept}
     }
-    return {"AV": group_accuracy([g for _, g, _ in kept], [k for _, _, k in kept]), "families": by_family}
+    return {
+        "AV": group_accuracy([g for _, g, _ in kept], [k for _, _, k in kept]),
+        "families": by_family,
+    }
 
 
 def intervals(rows: list[dict], right: list[bool]) -> dict:
@@ -157,7 +183,9 @@ def table(report: dict, rows: list[dict]) -> str:
         lines.append(f"{family:22s} {count[family]:5d} {values}")
     for family in SENTENCES:
         if family in report["full"]["families"]:
-            lines.append(f"{family:22s} {'':5s} {report['full']['families'][family]:13.3f} (slot F1)")
+            lines.append(
+                f"{family:22s} {'':5s} {report['full']['families'][family]:13.3f} (slot F1)"
+            )
     lines.append(f"minimal pairs, both right: {report['pairs']['AV']:.3f}")
     return "\n".join(lines)
 

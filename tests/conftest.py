@@ -16,8 +16,9 @@ import av  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from avchat.world.casting import draw_scene
 from avchat.world.clip_file import write_clip  # noqa: E402
-from avchat.world.scenes import Scene, draw_scene  # noqa: E402
+from avchat.world.scenes import Scene  # noqa: E402
 from avchat.world.sounds import render_waveform  # noqa: E402
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from avchat.world.casting import draw_kind, draw_scene
 from avchat.world.clip_file import FPS, FRAMES
 from avchat.world.pictures import object_centres
 from avchat.world.render import render_frames, render_waveform, write_clip
@@ -27,8 +28,6 @@ from avchat.world.scenes import (
     Object,
     Scene,
     Sound,
-    draw_kind,
-    draw_scene,
     slot_times_s,
 )
 from avchat.world.sounds import CLIP_RMS, SAMPLE_RATE, SILENT_RMS

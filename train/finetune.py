@@ -1,10 +1,12 @@
 """Stage 2: teach the model to answer, pictures and sound at once.
 
-    accelerate launch train/finetune.py --data clips.jsonl --init runs/pretrain/model --output runs/mine
-    torchrun --nproc-per-node 2 train/finetune.py --tiny --init runs/tiny/encoders/model --output runs/tiny/chat
+    accelerate launch train/finetune.py --data clips.jsonl --init runs/pretrain/model --output
+    runs/mine torchrun --nproc-per-node 2 train/finetune.py --tiny --init runs/tiny/encoders/model
+    --output runs/tiny/chat
 
-Projectors and the language model are trained (LoRA where the model's config asks for it, else all of it); encoders stay
-frozen. With `--tiny` the clips are lessons of the world, and two small heads go on naming what the generator knows.
+Projectors and the language model are trained (LoRA where the model's config asks for it, else all
+of it); encoders stay frozen. With `--tiny` the clips are lessons of the world, and two small heads
+go on naming what the generator knows.
 """
 
 from dataclasses import dataclass
@@ -21,7 +23,9 @@ from avchat.tagging import Tagger
 from avchat.training import Batch, Loss, RunConfig, fit
 from avchat.world.scenes import SLOTS
 
-ACTING_LAYER = 2  # after so many layers of the language model an audio token should know who acts in its slot
+ACTING_LAYER = (
+    2  # after so many layers of the language model an audio token should know who acts in its slot
+)
 TAG_WEIGHT, ACTING_WEIGHT = 0.15, 0.3
 
 
@@ -69,8 +73,12 @@ class Pupil(nn.Module):
         states = torch.stack([self._states[k][batch.ids[k] == SOUND_ID] for k in both])
         assert states.shape[1] == SLOTS, f"{states.shape[1]} audio tokens, {SLOTS} slots"
         acting = self.tagger.acting_loss(states, [tags[k] for k in both])
-        naming = self.tagger.seen_loss(torch.stack([tokens[k].visual for k in seen]), [tags[k] for k in seen])
-        naming = naming + self.tagger.heard_loss(torch.stack([tokens[k].audio for k in heard]), [tags[k] for k in heard])
+        naming = self.tagger.seen_loss(
+            torch.stack([tokens[k].visual for k in seen]), [tags[k] for k in seen]
+        )
+        naming = naming + self.tagger.heard_loss(
+            torch.stack([tokens[k].audio for k in heard]), [tags[k] for k in heard]
+        )
         heads = TAG_WEIGHT * naming + ACTING_WEIGHT * acting
         logs = {
             "answers": float(loss.total.detach() / loss.weight),
@@ -143,4 +151,6 @@ if __name__ == "__main__":
     elif config.data:
         manifest(config)
     else:
-        raise SystemExit("error: give --data, a manifest of clips with questions and answers, or --tiny")
+        raise SystemExit(
+            "error: give --data, a manifest of clips with questions and answers, or --tiny"
+        )

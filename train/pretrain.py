@@ -2,20 +2,21 @@
 
     python train/pretrain.py --tiny --output runs/tiny/encoders
 
-With `--tiny` the small encoders start from nothing and are trained, with their projectors, to name what the world's generator
-put into each slot and quarter. With `--data` a model on published encoders is trained on a manifest of captions or speech:
-projectors only, encoders and language model frozen (P1's first stage).
+With `--tiny` the small encoders start from nothing and are trained, with their projectors, to name
+what the world's generator put into each slot and quarter. With `--data` a model on published
+encoders is trained on a manifest of captions or speech: projectors only, encoders and language
+model frozen (P1's first stage).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import nn
 
 from avchat.config import PRESETS
-from avchat.data import TaggedBatch, lesson_batch, manifest_batch, read_manifest, world_texts
+from avchat.data import Glimpses, glimpses, manifest_batch, read_manifest, world_texts
 from avchat.encoders import encode
 from avchat.language import train_tokenizer
 from avchat.model import AVChat
@@ -36,6 +37,8 @@ class Pretrain(RunConfig):
     init: str = "timeline"
     """Preset, folder or Hub id to start from (not with --tiny)."""
     lr: float = 1e-3
+    looks: int = 3
+    """With --tiny: frames of each clip."""
 
 
 class TagEncoders(nn.Module):
@@ -43,18 +46,21 @@ class TagEncoders(nn.Module):
 
     def __init__(self, model: AVChat) -> None:
         super().__init__()
-        self.parts = nn.ModuleList([model.vision, model.audio, model.visual_projector, model.audio_projector])
+        self.parts = nn.ModuleList(
+            [model.vision, model.audio, model.visual_projector, model.audio_projector]
+        )
         self.tagger = Tagger(model.visual_projector.width_out)
         self.frames = model.config.frames
         self.project = model.project
 
-    def forward(self, batch: TaggedBatch) -> Loss:
+    def forward(self, batch: Glimpses) -> Loss:
         """Sum the losses of what is seen and what is heard, times the clips."""
-        tokens = self.project(encode(batch.batch.clips, *self.parts[:2]))
-        seen = self.tagger.seen_loss(torch.stack([t.visual for t in tokens]), batch.tags)
-        heard = self.tagger.heard_loss(torch.stack([t.audio for t in tokens]), batch.tags)
+        seen_tokens = self.project(encode(batch.pictures, *self.parts[:2]))
+        heard_tokens = self.project(encode(batch.sounds, *self.parts[:2]))
+        seen = self.tagger.seen_loss(torch.stack([t.visual for t in seen_tokens]), batch.tags)
+        heard = self.tagger.heard_loss(torch.stack([t.audio for t in heard_tokens]), batch.tags)
         logs = {"seen": float(seen.detach()), "heard": float(heard.detach())}
-        return Loss((seen + heard) * len(tokens), logs)
+        return Loss((seen + heard) * len(batch.tags), logs)
 
 
 class Chat(nn.Module):
@@ -77,13 +83,11 @@ def tiny(run: Pretrain) -> None:
     pupil = TagEncoders(model)
 
     def batch_at(number: int) -> Batch:
-        drawn = [draw_lesson(run.seed, number * run.batch + k, turns=1, sentences=0) for k in range(run.batch)]
-        return Batch(lesson_batch(model, [replace(lesson, sense="both") for lesson in drawn]), run.batch)
+        first = number * run.batch
+        drawn = [draw_lesson(run.seed, first + k, turns=0, sentences=0) for k in range(run.batch)]
+        return Batch(glimpses(model, drawn, run.looks, number), run.batch)
 
-    def weights() -> list[dict[str, list[Tensor]]]:
-        return [{"params": list(pupil.parameters())}]
-
-    if fit(run, pupil, weights(), batch_at):
+    if fit(run, pupil, [{"params": list(pupil.parameters())}], batch_at):
         model.save_pretrained(run.output / "model")
         torch.save(pupil.tagger.state_dict(), run.output / "tagger.pt")
 

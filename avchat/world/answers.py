@@ -1,25 +1,28 @@
-"""What can be asked of a scene, and the answer: for each family of `questions` the options and the answering function.
+"""The answer to each family of questions, in plain words, or None when the scene has no single one.
 
-An options function lists the fillings of the phrasing's slots; an answering function returns the answer in plain words, or
-None when the scene has no single answer. Answers read only what can be perceived: never the seed, never how a scene was made
-(`kind` is used by `questions` alone).
+Answers read only what can be perceived: never the seed, never how a scene was made.
 """
-
-from collections.abc import Iterable
 
 import numpy as np
 
-from avchat.world.scenes import COLOURS, NUMBERS, PLACES, SHAPES, SLOT_S, SLOTS, SOUNDS, WORDS, Object, Scene, Sound
+from avchat.world.scenes import NUMBERS, Object, Scene, Sound
 
 Args = dict[str, str]
 
-MOTION_WORDS = {"still": "it stays still", "left": "left", "right": "right", "up": "up", "down": "down"}
+MOTION_WORDS = {
+    "still": "it stays still",
+    "left": "left",
+    "right": "right",
+    "up": "up",
+    "down": "down",
+}
 ACTS = {"flash": "flashes", "bounce": "bounces", "jump": "jumps"}
-TIMES = {1: "one time", 2: "two times", 3: "three times", 4: "four times"}
 
 
 def find(scene: Scene, ref: str) -> Object | None:
-    """Find the one object that "red circle", "circle", "red object" or "object at the top left" refers to."""
+    """Find the one object that "red circle", "circle", "red object" or "object at the top left"
+    refers to.
+    """
     found = [o for o in scene.objects if ref in _references(o)]
     return found[0] if len(found) == 1 else None
 
@@ -28,124 +31,14 @@ def _references(obj: Object) -> tuple[str, ...]:
     return (obj.name, obj.shape, f"{obj.colour} object", f"object at the {obj.place}")
 
 
-# Options.
-
-
-def nothing(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask without filling anything in."""
-    return [{}]
-
-
-def refs_name(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask about each object by its name."""
-    return [{"ref": o.name} for o in scene.objects]
-
-
-def refs_colour(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask about each object without saying its colour."""
-    refs = [(o.shape, f"object at the {o.place}")[rng.integers(2)] for o in scene.objects]
-    return [{"ref": ref} for ref in refs if find(scene, ref)]
-
-
-def refs_shape(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask about each object without saying its shape."""
-    refs = [(f"{o.colour} object", f"object at the {o.place}")[rng.integers(2)] for o in scene.objects]
-    return [{"ref": ref} for ref in refs if find(scene, ref)]
-
-
-def refs_actor(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask about each object that does something."""
-    return [{"ref": o.name, "act": o.events[0].kind, "acts": ACTS[o.events[0].kind]} for o in scene.actors]
-
-
-def maybe_names(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask for one object that is there, or with even odds for one that is not."""
-    there = [o.name for o in scene.objects]
-    if rng.integers(2):
-        return [{"ref": there[rng.integers(len(there))]}]
-    absent = [f"{c} {s}" for c in COLOURS for s in SHAPES if f"{c} {s}" not in there]
-    return [{"ref": absent[rng.integers(len(absent))]}]
-
-
-def _kinds(scene: Scene) -> list[str]:
+def kinds_heard(scene: Scene) -> list[str]:
     """List the kinds of sound in order of their first time."""
     return list(dict.fromkeys(s.kind for s in scene.sounds if s.kind != "word"))
 
 
-def heard_kinds(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask about each kind of sound that is heard."""
-    return [_sound_args(kind) for kind in _kinds(scene)]
-
-
-def _sound_args(kind: str) -> Args:
-    return {"sound": kind, "sounds": f"{kind}s"}
-
-
-def two_kinds(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask about two kinds of sound, in either order."""
-    kinds = _kinds(scene)
-    if len(kinds) < 2:
-        return []
-    first, second = (kinds[i] for i in rng.choice(len(kinds), 2, replace=False))
-    return [{"sound": first, "other": second}]
-
-
-def maybe_sounds(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask for one kind of sound that is there, or with even odds for one that is not."""
-    kinds = _kinds(scene)
-    if kinds and rng.integers(2):
-        return [_sound_args(kinds[rng.integers(len(kinds))])]
-    absent = [s for s in SOUNDS if s not in kinds]
-    return [_sound_args(absent[rng.integers(len(absent))])] if kinds else []
-
-
-def _words(scene: Scene) -> list[Sound]:
+def words_heard(scene: Scene) -> list[Sound]:
+    """List the spoken words in order."""
     return [s for s in scene.sounds if s.kind == "word"]
-
-
-def maybe_words(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask for one word that is spoken, or with even odds for one that is not."""
-    spoken = [s.word for s in _words(scene)]
-    if not spoken:
-        return []
-    if rng.integers(2):
-        return [{"word": spoken[rng.integers(len(spoken))]}]
-    absent = [w for w in WORDS if w not in spoken]
-    return [{"word": absent[rng.integers(len(absent))]}]
-
-
-def heard_words(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask about each spoken word."""
-    return [{"word": s.word} for s in _words(scene)]
-
-
-def ends(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask for the first and for the last."""
-    return [{"nth": "first"}, {"nth": "last"}]
-
-
-def first_second(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask for the first and for the second."""
-    return [{"nth": "first"}, {"nth": "second"}]
-
-
-def sound_and_actor(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask about the one sound with the heard actor, or with even odds with a silent one."""
-    heard = [o for o in scene.actors if _in_time(scene, o)]
-    silent = [o for o in scene.actors if o not in heard]
-    pool = heard if heard and (not silent or rng.integers(2)) else silent
-    return [{"sound": scene.sounds[0].kind, "ref": pool[rng.integers(len(pool))].name}]
-
-
-def shared_act(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask about what all actors do, where they do the same."""
-    kinds = {e.kind for o in scene.actors for e in o.events}
-    return [{"act": kind, "acts": ACTS[kind]} for kind in kinds] if len(kinds) == 1 else []
-
-
-def act_and_sound(scene: Scene, rng: np.random.Generator) -> Iterable[Args]:
-    """Ask about the one event and the one sound."""
-    return [{"act": scene.actors[0].events[0].kind, "sound": scene.sounds[0].kind}]
 
 
 # Answers: seen.
@@ -215,8 +108,8 @@ def first_actor(scene: Scene, args: Args) -> str | None:
 
 def sound_kind(scene: Scene, args: Args) -> str | None:
     """Answer with the only kind of sound."""
-    kinds = _kinds(scene)
-    return f"the {kinds[0]}" if len(kinds) == 1 and not _words(scene) else None
+    kinds = kinds_heard(scene)
+    return f"the {kinds[0]}" if len(kinds) == 1 and not words_heard(scene) else None
 
 
 def pitch(scene: Scene, args: Args) -> str | None:
@@ -239,7 +132,7 @@ def sound_count(scene: Scene, args: Args) -> str | None:
 
 def sound_order(scene: Scene, args: Args) -> str | None:
     """Answer with the kind that is heard first."""
-    kinds = [k for k in _kinds(scene) if k in (args["sound"], args["other"])]
+    kinds = [k for k in kinds_heard(scene) if k in (args["sound"], args["other"])]
     return f"the {kinds[0]}" if len(kinds) == 2 else None
 
 
@@ -258,14 +151,14 @@ def loudness_compare(scene: Scene, args: Args) -> str | None:
 def rhythm(scene: Scene, args: Args) -> str | None:
     """Tell whether three or more sounds of one kind are evenly spaced."""
     slots = [s.slot for s in scene.sounds]
-    if len(slots) < 3 or len(_kinds(scene)) != 1 or _words(scene):
+    if len(slots) < 3 or len(kinds_heard(scene)) != 1 or words_heard(scene):
         return None
     return "even" if len(set(np.diff(slots))) == 1 else "uneven"
 
 
 def sound_exists(scene: Scene, args: Args) -> str | None:
     """Tell whether a kind of sound is heard."""
-    return "yes" if args["sound"] in _kinds(scene) else "no"
+    return "yes" if args["sound"] in kinds_heard(scene) else "no"
 
 
 # Answers: spoken.
@@ -273,31 +166,31 @@ def sound_exists(scene: Scene, args: Args) -> str | None:
 
 def word(scene: Scene, args: Args) -> str | None:
     """Answer with the only word."""
-    words = _words(scene)
+    words = words_heard(scene)
     return words[0].word if len(words) == 1 else None
 
 
 def word_order(scene: Scene, args: Args) -> str | None:
     """Answer with the first or the last of two or more words."""
-    words = _words(scene)
+    words = words_heard(scene)
     return words[0 if args["nth"] == "first" else -1].word if len(words) > 1 else None
 
 
 def word_count(scene: Scene, args: Args) -> str | None:
     """Count the words."""
-    words = _words(scene)
+    words = words_heard(scene)
     return NUMBERS[len(words)] if words else None
 
 
 def voice(scene: Scene, args: Args) -> str | None:
     """Tell whose voice it is."""
-    words = _words(scene)
+    words = words_heard(scene)
     return f"a {words[0].voice}" if words else None
 
 
 def word_kind(scene: Scene, args: Args) -> str | None:
     """Tell whether the only word is a number or a colour."""
-    words = _words(scene)
+    words = words_heard(scene)
     if len(words) != 1:
         return None
     return "a number" if words[0].word in NUMBERS else "a colour"
@@ -305,13 +198,14 @@ def word_kind(scene: Scene, args: Args) -> str | None:
 
 def word_exists(scene: Scene, args: Args) -> str | None:
     """Tell whether a word is spoken."""
-    return "yes" if args["word"] in [s.word for s in _words(scene)] else "no"
+    return "yes" if args["word"] in [s.word for s in words_heard(scene)] else "no"
 
 
-# Answers: seen and heard. An object makes a sound when all its events, and nothing of another object, fall on it.
+# Answers: seen and heard. An object makes a sound when all its events, and nothing of another
+# object, fall on it.
 
 
-def _in_time(scene: Scene, obj: Object) -> bool:
+def in_time(scene: Scene, obj: Object) -> bool:
     """Tell whether the object's events and the sounds fall on the very same slots."""
     return {s.slot for s in scene.sounds} == set(obj.slots)
 
@@ -332,7 +226,7 @@ def which_object(scene: Scene, args: Args) -> str | None:
 def sync(scene: Scene, args: Args) -> str | None:
     """Tell whether the sound is in time with the object."""
     obj = find(scene, args["ref"])
-    return None if obj is None else "yes" if _in_time(scene, obj) else "no"
+    return None if obj is None else "yes" if in_time(scene, obj) else "no"
 
 
 def offscreen(scene: Scene, args: Args) -> str | None:
@@ -387,68 +281,3 @@ def object_when(scene: Scene, args: Args) -> str | None:
     """Answer with the object that acts when the word is spoken."""
     obj = _source(scene, [s for s in scene.sounds if s.word == args["word"]])
     return f"the {obj.name}" if obj else None
-
-
-# Sentences.
-
-
-def description(scene: Scene) -> str:
-    """Describe objects from the top left on, then the kinds of sound in order, each with the object that it goes with."""
-    seen = [_describe_object(o) for o in sorted(scene.objects, key=lambda o: PLACES.index(o.place))]
-    if not scene.sounds:
-        return " ".join([*seen, "there is no sound."])
-    heard = dict.fromkeys(f"the word {s.word}" if s.kind == "word" else f"the {s.kind}" for s in scene.sounds)
-    return " ".join([*seen, f"the sounds are {', '.join(heard)}."])
-
-
-def _describe_object(obj: Object) -> str:
-    moves = "stays still" if obj.motion == "still" else f"moves {obj.motion}"
-    acts = f" and {ACTS[obj.events[0].kind]} {TIMES[len(obj.events)]}" if obj.events else ""
-    return f"a {obj.size} {obj.name} at the {obj.place} {moves}{acts}."
-
-
-def timeline(scene: Scene) -> str:
-    """Say for each slot in which something happens what is heard and which object acts."""
-    rows = [row for slot in range(SLOTS) if (row := _row(scene, slot))]
-    return " ".join(rows) if rows else "nothing happens."
-
-
-def _row(scene: Scene, slot: int) -> str:
-    heard = [f"the word {s.word}" if s.kind == "word" else f"the {s.kind}" for s in scene.sounds if s.slot == slot]
-    seen = [f"the {o.name} {ACTS[e.kind]}" for o in scene.objects for e in o.events if e.slot == slot]
-    if not heard and not seen:
-        return ""
-    return f"{(slot + 0.5) * SLOT_S:.2f}s: {', '.join(heard + sorted(seen))}."
-
-
-def slots_right(answer: str, truth: str) -> float:
-    """Score a sentence answer: F1 over its statements (eval.md 6.2, slot recall and precision), 0..1.
-
-    A statement is a word with the sentence that it stands in, sentences being matched by what they are about: the object's
-    name or the time.
-    """
-    said, true = _statements(answer), _statements(truth)
-    right = len(said & true)
-    return 2 * right / (len(said) + len(true)) if said or true else 1.0
-
-
-def _statements(text: str) -> set[tuple[str, str]]:
-    sentences = [s.strip() for s in text.lower().replace(". ", ".\n").splitlines() if s.strip()]
-    return {(_topic(s), word) for s in sentences for word in _facts(s)}
-
-
-def _topic(sentence: str) -> str:
-    named = [f"{c} {s}" for c, s in _pairs() if f"{c} {s}" in sentence]
-    return sentence.split(":")[0] if ":" in sentence else named[0] if named else "sounds"
-
-
-def _pairs() -> Iterable[tuple[str, str]]:
-    return ((c, s) for c in COLOURS for s in SHAPES)
-
-
-def _facts(sentence: str) -> set[str]:
-    """Split what a sentence says into comparable pieces: list items after a colon or "are", else words that carry meaning."""
-    body = sentence.rstrip(".")
-    if ":" in body or body.startswith("the sounds are"):
-        return {item.strip() for item in body.split(":")[-1].removeprefix("the sounds are").split(",")}
-    return {w for w in body.split() if w not in ("a", "the", "at", "and", "there", "is")}

@@ -1,8 +1,9 @@
 """Write a part of the world to disk: real video files and the questions about them.
 
-Scenes and questions are chosen so that scores mean something (shared/research/eval.md 6.3): cross-modal clips come as minimal
-pairs (`...a` and `...b`: same picture with another sound, or same sound with another picture) that get the same questions with
-different answers, every question passes the intervention filter, and answers are balanced in each family.
+Scenes and questions are chosen so that scores mean something (shared/research/eval.md 6.3):
+cross-modal clips come as minimal pairs (`...a` and `...b`: same picture with another sound, or same
+sound with another picture) that get the same questions with different answers, every question
+passes the intervention filter, and answers are balanced in each family.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avchat.world import questions, scenes
+from avchat.world import casting, questions, scenes, swaps
 from avchat.world.clip_file import write_clip
 from avchat.world.questions import FAMILIES, Question
 from avchat.world.scenes import CROSS_MODAL, Scene
@@ -26,7 +27,8 @@ SPLITS = {
     "phrasings": (23, "held out", "seen"),
     "combinations": (24, "seen", "held out"),
 }
-# Kinds of scene in a dataset, where cross-modal ones count double as pairs; sounds are many because each asks of few families.
+# Kinds of scene in a dataset, where cross-modal ones count double as pairs; sounds are many because
+# each asks of few families.
 KIND_WEIGHTS = (0.05, 0.38, 0.13, 0.15, 0.12, 0.07, 0.06, 0.04)
 PER_FAMILY = 0.3  # questions of a family, at most, as a part of the clips
 DESCRIBED = 4  # every fourth clip is also to be described
@@ -56,18 +58,22 @@ def draw_dataset(clips: int, seed: int, split: str = "test") -> list[Clip]:
     asked = _balance(units, rng, round(PER_FAMILY * clips))
     for k, (name, scene) in enumerate(named):
         if k % DESCRIBED == 0:
-            asked[name] += [questions.describe(scene, rng, phrasings, family) for family in questions.SENTENCES]
+            asked[name] += [
+                questions.describe(scene, rng, phrasings, family) for family in questions.SENTENCES
+            ]
     return [Clip(name, scene, tuple(asked[name])) for name, scene in named]
 
 
-def _draw_scenes(rng: np.random.Generator, clips: int, combinations: str) -> list[tuple[str, Scene]]:
+def _draw_scenes(
+    rng: np.random.Generator, clips: int, combinations: str
+) -> list[tuple[str, Scene]]:
     """Draw scenes; a cross-modal one is followed by its partner."""
     drawn: list[tuple[str, Scene]] = []
     while len(drawn) < clips:
         kind = str(rng.choice(scenes.KINDS, p=KIND_WEIGHTS))
         if combinations == "held out" and kind not in ("one source", "two sources", "sounders"):
             continue
-        scene = scenes.draw_scene(rng, kind, combinations)
+        scene = casting.draw_scene(rng, kind, combinations)
         partner = _partner(scene, rng, combinations) if kind in CROSS_MODAL else None
         number = f"{len(drawn):05d}"
         if partner is None or len(drawn) + 1 == clips:
@@ -80,10 +86,10 @@ def _draw_scenes(rng: np.random.Generator, clips: int, combinations: str) -> lis
 def _partner(scene: Scene, rng: np.random.Generator, combinations: str) -> Scene | None:
     """Draw the other half of a minimal pair, out of the same combinations."""
     sounding = [o for o in scene.actors if scene.sounds_at(o)]
-    others = scenes.sound_swaps(scene)
+    others = swaps.sound_swaps(scene)
     if scene.kind == "order":
         # Never the outermost slots: there the one modality alone would tell.
-        others = [s for s in (*others, *scenes.picture_swaps(scene)) if _inner(s)]
+        others = [s for s in (*others, *swaps.picture_swaps(scene)) if _inner(s)]
     if combinations == "held out":
         others = [s for s in others if scenes.held_out_pairs(s) == len(sounding)]
     else:
@@ -107,11 +113,15 @@ Unit = list[tuple[str, Question]]
 
 
 def _units(group: list[tuple[str, Scene]], rng: np.random.Generator, phrasings: str) -> list[Unit]:
-    """List what may be asked: single questions, and for a pair the same question of both with different answers."""
+    """List what may be asked: single questions, and for a pair the same question of both with
+    different answers.
+    """
     units: list[Unit] = []
     for name, scene in group:
         for question in questions.every_question(scene, rng, phrasings):
-            if questions.passes_filter(scene, question) and not (len(group) == 2 and question.needs == "AV"):
+            if questions.passes_filter(scene, question) and not (
+                len(group) == 2 and question.needs == "AV"
+            ):
                 units.append([(name, question)])
     if len(group) == 2:
         (name, scene), (other_name, other) = group
@@ -127,7 +137,9 @@ def _units(group: list[tuple[str, Scene]], rng: np.random.Generator, phrasings: 
 
 
 def _balance(units: list[Unit], rng: np.random.Generator, most: int) -> dict[str, list[Question]]:
-    """Keep units so that in each family every answer comes up equally often, and at most `most` questions in all."""
+    """Keep units so that in each family every answer comes up equally often, and at most `most`
+    questions in all.
+    """
     quota = {family: _quota(family, units, most) for family in FAMILIES}
     counts: dict[str, Counter] = defaultdict(Counter)
     asked: dict[str, list[Question]] = defaultdict(list)
@@ -142,14 +154,18 @@ def _balance(units: list[Unit], rng: np.random.Generator, most: int) -> dict[str
 
 
 def _side(question: Question) -> str:
-    """Name what is balanced: the answer, or which of the two that the question names where those differ each time."""
+    """Name what is balanced: the answer, or which of the two that the question names where
+    those differ each time.
+    """
     if question.family in ("order", "sound_order"):
         return str(question.choices.index(question.answer))
     return question.answer
 
 
 def _quota(family: str, units: list[Unit], most: int) -> int:
-    """Give how often each answer may come up: as often as the rarest can, or as the mean where answers are many."""
+    """Give how often each answer may come up: as often as the rarest can, or as the mean where
+    answers are many.
+    """
     found = [q for unit in units for _, q in unit if q.family == family]
     if not found:
         return 0
@@ -166,7 +182,8 @@ def write_dataset(
     split: str = "test",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Clip]:
-    """Write `clips` video files and questions.jsonl into a folder; clips that are there already are kept.
+    """Write `clips` video files and questions.jsonl into a folder; clips that are there already
+    are kept.
 
     Args:
         progress: is told how many clips of how many are written.

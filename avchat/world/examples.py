@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from avchat.world import questions
+from avchat.world.casting import draw_scene
 from avchat.world.clip_file import write_clip
-from avchat.world.scenes import draw_scene
 
 # kind of scene, family of the question asked about it
 SHOWN = (

@@ -1,7 +1,8 @@
-"""An endless stream of training clips: lesson `index` of a seed is always the same, so a run can resume exactly.
+"""An endless stream of training clips: lesson `index` of a seed is always the same, so a run
+can resume exactly.
 
-A lesson is a rendered clip with turns about it. Now and then a sense is switched off, and what needs it is answered by saying
-so: that is how a model learns to admit that it heard or saw nothing.
+A lesson is a rendered clip with turns about it. Now and then a sense is switched off, and what
+needs it is answered by saying so: that is how a model learns to admit that it heard or saw nothing.
 """
 
 from dataclasses import dataclass
@@ -10,17 +11,19 @@ from typing import Literal
 import numpy as np
 
 from avchat.world import questions
+from avchat.world.casting import draw_kind, draw_scene
 from avchat.world.pictures import render_frames
 from avchat.world.questions import NO_PICTURE, NO_SOUND, Question
-from avchat.world.scenes import DURATION_S, Scene, draw_kind, draw_scene
+from avchat.world.scenes import DURATION_S, Scene
 from avchat.world.sounds import render_waveform
 from avchat.world.tags import FRAME_TIMES_S
 
 PICTURE_ONLY, SOUND_ONLY = 0.06, 0.06  # how often a sense is switched off
-# Fixed words that do not name what is asked about may be lost from a question: other phrasings must work too.
+# Fixed words that do not name what is asked about may be lost from a question: other phrasings must
+# work too.
 WORD_LOSS = 0.06
 SMALL_WORDS = frozenset(
-    "a the is are do does you me tell please look listen and in that it if which what who there of to now".split()
+    "a the is are do does you me tell look listen and in that it if which what".split()
 )
 TRAIN_STREAM, CHECK_STREAM = 11, 12  # so that no test seed meets a training seed
 
@@ -36,7 +39,9 @@ class Turn:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One clip with turns; `independent` turns do not see each other, else they are one conversation."""
+    """One clip with turns; `independent` turns do not see each other, else they are one
+    conversation.
+    """
 
     scene: Scene
     turns: tuple[Turn, ...]
@@ -63,7 +68,13 @@ class Lesson:
 
 
 def draw_lesson(
-    seed: int, clip: int, visit: int = 0, *, turns: int = 14, sentences: float = 0.5, stream: int = TRAIN_STREAM
+    seed: int,
+    clip: int,
+    visit: int = 0,
+    *,
+    turns: int = 14,
+    sentences: float = 0.5,
+    stream: int = TRAIN_STREAM,
 ) -> Lesson:
     """Draw the lesson of a clip's visit: the same clip is asked other questions at each visit.
 
@@ -75,7 +86,13 @@ def draw_lesson(
     scene = draw_scene(rng, draw_kind(rng))
     rng = np.random.default_rng([stream, seed, clip, visit])
     draw = rng.random()
-    sense = "picture" if draw < PICTURE_ONLY else "sound" if draw < PICTURE_ONLY + SOUND_ONLY else "both"
+    sense = (
+        "picture"
+        if draw < PICTURE_ONLY
+        else "sound"
+        if draw < PICTURE_ONLY + SOUND_ONLY
+        else "both"
+    )
     asked = questions.every_question(scene, rng)
     asked += [q for q in questions.every_question(scene, rng) if q.needs != "V"]  # in other words
     asked = choose(asked, turns, rng)
@@ -89,12 +106,18 @@ def draw_lesson(
 
 
 def choose(asked: list[Question], count: int, rng: np.random.Generator) -> list[Question]:
-    """Choose questions, in an order in which those that need both senses and rare families come early."""
+    """Choose questions, in an order in which those that need both senses and rare families come
+    early.
+    """
     families = [q.family for q in asked]
     rarity = np.array([1 / families.count(f) for f in families])
     # Pictures are asked about in every scene, sounds and speech in few, both at once are hard.
     rarity *= np.array([{"V": 0.3, "A": 1.0, "S": 0.6, "AV": 2.0}[q.needs] for q in asked])
-    picked = rng.choice(len(asked), min(count, len(asked)), replace=False, p=rarity / rarity.sum())
+    picked = (
+        rng.choice(len(asked), min(count, len(asked)), replace=False, p=rarity / rarity.sum())
+        if count and len(asked)
+        else []
+    )
     return [asked[i] for i in picked]
 
 
@@ -111,6 +134,8 @@ def _lose_words(question: Question, rng: np.random.Generator) -> str:
     """Drop small words here and there, except from what the phrasing was filled with."""
     kept = " ".join(value for _, value in question.args).split()
     words = [
-        w for w in question.question.split() if w in kept or w not in SMALL_WORDS or rng.random() >= WORD_LOSS
+        w
+        for w in question.question.split()
+        if w in kept or w not in SMALL_WORDS or rng.random() >= WORD_LOSS
     ]
     return " ".join(words)

@@ -1,7 +1,7 @@
 """Read a scene back off what a model gets: frames at its own times, and sound slot by slot.
 
-This is the oracle's eye: if the questions can be answered from what it reads, every one of them can be answered from what the
-model is given, and none hangs on something that falls between two frames.
+This is the oracle's eye: if the questions can be answered from what it reads, every one of them can
+be answered from what the model is given, and none hangs on something that falls between two frames.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ MOVED = 0.08  # of half a quarter, between two frames without an event: less is 
 def perceive(scene: Scene, frame_times_s: Sequence[float]) -> Scene:
     """Return the scene as it can be seen at these times and heard in each slot.
 
-    Events are those that show in some frame, at the slot of that frame; motion is the way from the first frame to the last without an event;
-    a sound belongs to the slot that holds its middle.
+    Events are those that show in some frame, at the slot of that frame; motion is the way from the
+    first frame to the last without an event; a sound belongs to the slot that holds its middle.
     """
     times = np.asarray(frame_times_s, dtype=np.float64)
     happens_s = slot_times_s(scene)

@@ -30,7 +30,7 @@ _SATURATION_VALUE = {
     "blue": (0.80, 0.92),
     "purple": (0.68, 0.80),
 }
-_RADIUS = {"small": (9.3, 10.1), "big": (17.3, 18.1)}
+_RADIUS = {"small": (11.4, 12.2), "big": (17.3, 18.1)}
 _TRAVEL = {"small": (14.0, 16.0), "big": (8.0, 8.6)}  # pixels either side of the middle
 _DIRECTIONS = {"still": (0, 0), "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 

@@ -1,4 +1,5 @@
-"""What is where, slot by slot and quarter by quarter: the generator's own truth, for pretraining encoders.
+"""What is where, slot by slot and quarter by quarter: the generator's own truth, for
+pretraining encoders.
 
 Legend: K slots, Q quarters of the picture.
 """
@@ -35,7 +36,9 @@ FRAME_TIMES_S = (np.arange(SLOTS) + 0.5) * SLOT_S
 
 @dataclass(frozen=True)
 class Tags:
-    """`seen`: int64 [K, Q] each; `heard` and `acting` (who acts in the slot): int64 [K] each; `centres`: float32 [K, Q, 2]."""
+    """`seen`: int64 [K, Q] each; `heard` and `acting` (who acts in the slot): int64 [K] each;
+    `centres`: float32 [K, Q, 2].
+    """
 
     seen: dict[str, np.ndarray]
     heard: dict[str, np.ndarray]
