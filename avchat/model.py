@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from avchat.config import CONFIG_FILE, Config, ModelError
+from avchat.config import CONFIG_FILE, PRESETS, Config, ModelError
 from avchat.encoders import (
     AudioEncoder,
     Features,
@@ -49,6 +49,7 @@ from avchat.saved import (
     WEIGHTS_FILE,
     commit_of,
     find_checkpoint,
+    is_unbundled,
     model_card,
     own_prefixes,
     read_weights,
@@ -168,7 +169,7 @@ class AVChat(nn.Module):
         bits: Bits | None = None,
         lora: bool = True,
     ) -> "AVChat":
-        """Build a model from its config: bases from the Hub, the rest with random weights.
+        """Build a model from its config: bases from the Hub, frozen; the rest with random weights.
 
         Args: tokenizer: None for the language base's own; dtype: of vision and language model,
         the rest stays in fp32; lora: attach fresh adapters where the config asks for them.
@@ -182,6 +183,9 @@ class AVChat(nn.Module):
         vision = build_vision(config.vision).to(dtype)
         audio = build_audio(config.audio)  # in fp32 always: Whisper's norms compute in no other
         language = build_language(config.language, dtype=dtype, bits=bits)
+        for part, base in ((config.vision, vision), (config.audio, audio)):
+            base.requires_grad_(part.hub is None)
+        language.requires_grad_(config.language.hub is None)
         width = language.get_input_embeddings().embedding_dim
         if lora and config.language.lora is not None:
             language = attach_lora(language, config.language.lora)
@@ -315,22 +319,26 @@ class AVChat(nn.Module):
         """Load a bundled model, a folder or a Hub id; ModelError says why it is none of them.
 
         Args: device: None for CUDA where there is one; dtype: None for fp32 on the CPU and bf16
-        elsewhere; bits: see `build_language`; trainable: keep saved adapters trainable.
+        elsewhere; bits: see `build_language`; trainable: to be trained further: with adapters that
+        learn where the config asks for them, and from published bases where a preset has no more.
         """
-        folder = find_checkpoint(str(name))
-        config = Config.load(folder)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
         try:
-            tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
+            if trainable and is_unbundled(str(name)):
+                return cls.from_config(PRESETS[str(name)], dtype=dtype, bits=bits).to(device)
+            folder = find_checkpoint(str(name))
+            config, tokenizer = Config.load(folder), load_tokenizer(folder / TOKENIZER_FOLDER)
             model = cls.from_config(config, tokenizer, dtype=dtype, bits=bits, lora=False)
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"{name}: a part could not be loaded ({reason})") from error
         model._load_weights(folder)
-        if (folder / ADAPTER_FOLDER).is_dir():
-            adapter = folder / ADAPTER_FOLDER
+        adapter = folder / ADAPTER_FOLDER
+        if adapter.is_dir():
             model.language = load_lora(model.language, adapter, trainable=trainable)
+        elif trainable and config.language.lora is not None:
+            model.language = attach_lora(model.language, config.language.lora)
         return model.to(device).eval()
 
     def _load_weights(self, folder: Path) -> None:

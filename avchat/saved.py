@@ -21,10 +21,15 @@ TOKENIZER_FOLDER = "tokenizer"
 ASSETS = Path(__file__).parent / "assets"  # of the package: a folder for each bundled model
 
 
+def is_unbundled(name: str) -> bool:
+    """Say whether a name is a preset's without weights in the package."""
+    return name in PRESETS and not (ASSETS / name / CONFIG_FILE).is_file()
+
+
 def find_checkpoint(name: str) -> Path:
     """Find the folder of a bundled model, a folder or a Hub id (downloaded); else ModelError."""
     presets = ", ".join(PRESETS)
-    if name in PRESETS and (ASSETS / name / CONFIG_FILE).is_file():
+    if name in PRESETS and not is_unbundled(name):
         return ASSETS / name
     if Path(name).is_dir():
         return Path(name)

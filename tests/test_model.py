@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PhiConfig, PhiForCausalLM
 
 import avchat.model
-from avchat.config import LanguageConfig, LoraConfig, ModelError
+from avchat.config import PRESETS, LanguageConfig, LoraConfig, ModelError
 from avchat.model import AVChat, Loss, block_mask, collate
 from avchat.prompt import IGNORE, PICTURE_ID, SOUND_ID, Packed, Turn
 
@@ -224,6 +224,20 @@ def test_a_quantised_base_takes_the_projectors_and_adapters(
     assert "visual_projector.mlp.mlp.0.weight" in learning
 
 
+def test_training_goes_on_from_a_preset_or_from_a_checkpoint_without_adapters(
+    based: AVChat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "small", based.config)
+    AVChat.from_config(based.config, lora=False).save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "adapter").exists()
+    for name in ("small", tmp_path / "saved"):
+        model = AVChat.from_pretrained(name, trainable=True)
+        learning = {n for n, weight in model.language.named_parameters() if weight.requires_grad}
+        assert learning and all(".lora_" in n for n in learning)
+    with pytest.raises(ModelError, match="no weights for the preset small"):
+        AVChat.from_pretrained("small")
+
+
 def test_merged_adapters_make_a_whole_model(based: AVChat, tmp_path: Path) -> None:
     before = loss_of(based)
     based.merge()
@@ -237,6 +251,8 @@ def test_merged_adapters_make_a_whole_model(based: AVChat, tmp_path: Path) -> No
 def test_a_base_that_was_trained_whole_is_saved(based: AVChat, tmp_path: Path) -> None:
     config = replace(based.config, language=replace(based.config.language, lora=None))
     model = AVChat.from_config(config).eval()
+    assert not any(weight.requires_grad for weight in model.language.parameters())
+    model.language.requires_grad_(True)
     with torch.no_grad():
         model.language.lm_head.weight.add_(0.3)
     for folder in (tmp_path / "one", tmp_path / "two"):
