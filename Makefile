@@ -36,10 +36,12 @@ $(BIN)/python:
 # The stamps are older than the pins when a pin changed, so a pull that moves a version reinstalls.
 .venv/.installed: $(PINS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e . -c constraints.txt
+	@echo "installing avchat and what it needs into .venv: some minutes, once"
+	$(BIN)/python -m pip install -qq -e . -c constraints.txt
 	@touch $@
 
 .venv/.installed-dev: $(PINS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev,train]' -c constraints.txt
+	@echo "installing avchat, its tests and training into .venv: some minutes, once"
+	$(BIN)/python -m pip install -qq -e '.[dev,train]' -c constraints.txt
 	@touch .venv/.installed $@

@@ -103,7 +103,12 @@ def clip_column(examples: list[Example]) -> tuple[gr.File, list[gr.Button], list
 def talk_column() -> tuple[gr.Chatbot, gr.Radio, gr.Textbox, gr.Button, gr.Button]:
     """Make the right column: the conversation, the switch of the senses, the question."""
     talk = gr.Chatbot(
-        label="Conversation", height=430, placeholder=EMPTY, buttons=["copy"], elem_id="talk"
+        label="Conversation",
+        show_label=False,
+        height=430,
+        placeholder=EMPTY,
+        buttons=["copy"],
+        elem_id="talk",
     )
     with gr.Group():
         sense = gr.Radio(SENSES, value="both", label="The model may use", elem_id="sense")
