@@ -150,6 +150,18 @@ def clock_origin(container: InputContainer) -> Fraction:
     return max(Fraction(0), min(starts, default=Fraction(0)))
 
 
+def seek(container: InputContainer, stream: Stream, time_s: float) -> bool:
+    """Go to the last keyframe not after a time of the container's clock; False where it cannot.
+
+    Then the next packet is the one it would have been.
+    """
+    try:
+        container.seek(int(time_s / stream.time_base + 1e-6), stream=stream)
+    except (av.FFmpegError, OverflowError):
+        return False
+    return True
+
+
 def read_packets(container: InputContainer, stream: Stream) -> Iterator[av.Packet]:
     """Yield a track's packets; where the file cannot be read on, they end as at its end."""
     errors = 0

@@ -16,6 +16,7 @@ from avchat.container import (
     picture_stream,
     play,
     read_packets,
+    seek,
 )
 
 CLOCK_SLACK_S = 1e-6  # a frame that begins this much after the wanted time counts as shown
@@ -41,7 +42,7 @@ class PictureList:
     end_s: float  # when the last one stops being shown
     keys: dict[int, int]  # stamp of each picture that a decoder can begin at -> its decoding stamp
     stamped: bool = True
-    whole: bool = False  # from the first picture of the file to its last, as its index has them
+    regular: bool = False  # a whole file with an index, and nothing odd in it
 
 
 def list_pictures(path: Path, wish: Wish, horizon_s: float) -> PictureList | None:
@@ -67,9 +68,10 @@ def scan_packets(
         stamped = bears_times(container, stream)
         indexed = is_indexed(container)
         if start and indexed:
-            container.seek(int((start + origin) / base), stream=stream)
-        packets = []
+            seek(container, stream, start + origin)
+        packets, count, claimed = [], 0, stream.frames
         for packet in read_packets(container, stream):
+            count += 1
             if packet.pts is None:
                 return None
             if stamped and end is not None and (packet.dts or 0) * base - origin >= end:
@@ -87,8 +89,8 @@ def scan_packets(
     if not stamped:  # the stamps are right, but for other frames: count frames as they come out
         keys = {int(place): int(place) for place in np.searchsorted(stamps, sorted(keys))}
         stamps = np.arange(len(stamps))
-    whole = not start and end is None and indexed
-    return PictureList(stamps, times, float(times[-1] + lasting), keys, stamped, whole)
+    regular = not start and end is None and indexed and len(stamps) == count >= claimed
+    return PictureList(stamps, times, float(times[-1] + lasting), keys, stamped, regular)
 
 
 def list_by_decoding(path: Path, horizon_s: float, max_pixels: int) -> PictureList | None:

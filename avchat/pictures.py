@@ -4,7 +4,8 @@ A track is first listed without decoding (0.03 s for a minute of 1080p), so that
 are known exactly before any work is done. Then one of three ways decodes them, to the same frames:
 - decord, where a fair share of all frames is wanted (short clips, high rates): nearly every frame
   must be decoded anyway, and its one native call is as fast as any or faster. Of MP4, MOV, Matroska
-  and WebM only: in the others its seeks miss (MPEG-PS, AVI with B frames: other frames come out);
+  and WebM only: in the others its seeks miss (MPEG-PS, AVI with B frames: other frames come out).
+  Of well-formed ones only: an odd index can abort it, and with it the process;
 - `decode_sparse`, PyAV, where few are wanted: only the groups of pictures that hold one, several
   groups side by side, and in them the decoder skips each frame that is neither wanted nor referred
   to. 1.5 to 2 times as fast as decord on a minute of 1080p (`python eval/speed.py media`);
@@ -35,6 +36,7 @@ from avchat.container import (
     picture_stream,
     play,
     read_packets,
+    seek,
 )
 from avchat.listing import PictureList, Wish, choose, list_by_decoding, list_pictures
 
@@ -82,7 +84,7 @@ def decode_wanted(path: Path, listed: PictureList, wanted: np.ndarray, shape: Sh
     """Decode the frames with the wanted stamps, by the way that suits."""
     if not listed.stamped:
         return decode_all(path, wanted, shape)
-    if listed.whole and not shape.turned and len(wanted) * DENSE >= len(listed.stamps) > 1:
+    if listed.regular and not shape.turned and len(wanted) * DENSE >= len(listed.stamps) > 1:
         decoded = decode_dense(path, listed, wanted, shape)
         if decoded is not None:
             return decoded
@@ -195,10 +197,11 @@ def packets_from(
 ) -> Iterator[av.Packet]:
     """Yield a track's packets from a keyframe on: by a seek where that is sure, else by walking."""
     if is_indexed(container):
-        container.seek(decoding_stamp, stream=stream)
+        seek(container, stream, float(decoding_stamp * stream.time_base))
     for again in (False, True):
-        if again:  # the seek went too far, or the walk had passed the keyframe already
-            container.seek(container.start_time or 0)
+        # Again from the start: the seek went too far, or the walk had passed the keyframe already.
+        if again and not seek(container, stream, (container.start_time or 0) / 1e6):
+            return
         found = False
         for packet in read_packets(container, stream):
             found = found or packet.pts == key

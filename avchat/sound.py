@@ -17,6 +17,7 @@ from avchat.container import (
     is_indexed,
     open_file,
     read_packets,
+    seek,
     sound_stream,
 )
 
@@ -105,7 +106,7 @@ def read_sound(
         stream = sound_stream(container)
         origin = float(clock_origin(container))
         if start > PREROLL_S and is_indexed(container):
-            container.seek(int((start - PREROLL_S + origin) / stream.time_base), stream=stream)
+            seek(container, stream, start - PREROLL_S + origin)
         for packet in read_packets(container, stream):
             time = None if packet.pts is None else float(packet.pts * packet.time_base) - origin
             if time is not None and end is not None and time >= end:
@@ -115,7 +116,7 @@ def read_sound(
             frames = decode(packet)
             damaged += frames is None
             for frame in frames or []:
-                add_frame(track, frame, origin + start)
+                damaged += not add_frame(track, frame, origin + start)
             if track.next_s > longest_s:
                 raise MediaError(f"{path.name}: longer than the limit of {longest_s:g} s")
         for frame in drain(stream):
@@ -128,7 +129,13 @@ def read_sound(
     return Sound(wave, heard / SAMPLE_RATE, damaged)
 
 
-def add_frame(track: Track, frame: av.AudioFrame, zero_s: float) -> None:
-    """Append one decoded frame; `zero_s` is the stamp at which the part begins."""
-    if frame.samples and frame.sample_rate:
+def add_frame(track: Track, frame: av.AudioFrame, zero_s: float) -> bool:
+    """Append one decoded frame if it is sound; `zero_s` is the stamp at which the part begins."""
+    if not frame.samples or not frame.sample_rate:
+        return False
+    try:
         track.add(frame, None if frame.time is None else frame.time - zero_s)
+    except (av.FFmpegError, ValueError):  # a rate or layout that no resampler takes
+        track.resampler = None
+        return False
+    return True
