@@ -105,6 +105,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def bundled() -> str:
+    """The name of the model in the package; skipped where it has not been trained yet."""
+    if not (ROOT / "avchat" / "assets" / "tiny" / "model.safetensors").is_file():
+        pytest.skip("no bundled model: make tiny")
+    return "tiny"
+
+
+@pytest.fixture(scope="session")
 def browser() -> "Iterator[Browser]":
     """Debian's Chromium, headless. Skipped where there is none, unless AVCHAT_REQUIRE_BROWSER=1."""
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

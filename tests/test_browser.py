@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
+
+from avchat.world.clip_file import write_clip
+from avchat.world.questions import every_question
+from avchat.world.scenes import draw_scene
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -113,6 +118,27 @@ def test_upload_ask_read(address: str, open_page: Callable[..., "Page"], clip: P
     assert "Saw 8 frames over 4.0 s and heard 4.0 s of sound." in first
     again = ask(page, "What do you see?")
     assert "the clip was kept in memory" in again
+
+
+def test_the_right_answer_is_on_the_page(
+    bundled: str,
+    open_page: Callable[..., "Page"],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("bundled")
+    rng = np.random.default_rng(11)
+    with serve(bundled, folder) as address:
+        page = open_page(address)
+        for kind, families in (("one source", ("colour", "place")), ("sounds", ("sound_kind",))):
+            scene = draw_scene(rng, kind)
+            asked = {q.family: q for q in every_question(scene, rng) if q.family in families}
+            assert set(asked) == set(families)
+            write_clip(scene, folder / f"{kind}.mp4")
+            page.goto(address)
+            upload(page, folder / f"{kind}.mp4")
+            page.wait_for_selector("#player video")
+            for question in asked.values():
+                assert question.answer in ask(page, question.question).lower()
 
 
 def test_the_switch(address: str, open_page: Callable[..., "Page"], clip: Path) -> None:

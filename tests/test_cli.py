@@ -158,6 +158,17 @@ def test_a_missing_sense_is_said_not_invented(
     assert any("no picture" in warning for warning in sound["warnings"])
 
 
+def test_the_bundled_model_admits_what_it_could_not_hear_or_see(
+    bundled: str, silent_clip: Path, sound_clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for clip, question, honest in (
+        (silent_clip, "what do you hear?", "there is no sound"),
+        (sound_clip, "what do you see?", "there is no picture"),
+    ):
+        assert cli.main(["chat", str(clip), question, "--model", bundled]) == 0
+        assert honest in capsys.readouterr().out
+
+
 def test_a_sense_can_be_switched_off(
     clip: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

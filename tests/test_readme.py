@@ -74,6 +74,14 @@ def help_of(script: str, *verbs: str) -> str:
     return shown.getvalue()
 
 
+def test_the_python_of_the_readme_runs(
+    bundled: str, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [code] = blocks("README.md", "python")
+    exec(code.replace("clip.mp4", str(clip)), {})
+    assert "frames=8" in capsys.readouterr().out
+
+
 def test_make_targets_of_the_documents_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
     used = {word for words in commands() if words[0] == "make" for word in words[1:]}

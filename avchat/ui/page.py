@@ -85,11 +85,10 @@ def clip_column(examples: list[Example]) -> tuple[gr.File, list[gr.Button], list
         label="Your clip", file_types=FILE_TYPES, height=130, buttons=[], elem_id="upload"
     )
     status = gr.HTML("", visible=False, elem_id="clip-status")
-    video = gr.Video(
-        label="Clip", interactive=False, include_audio=True, visible=False, elem_id="player"
-    )
-    audio = gr.Audio(label="Clip", interactive=False, visible=False, elem_id="listener")
-    image = gr.Image(label="Clip", interactive=False, visible=False, elem_id="viewer")
+    look: dict[str, Any] = {"label": "Clip", "interactive": False, "visible": False}
+    video = gr.Video(**look, include_audio=True, elem_id="player")
+    audio = gr.Audio(**look, buttons=["download"], elem_id="listener")
+    image = gr.Image(**look, buttons=["download"], elem_id="viewer")
     with gr.Column(elem_id="examples", visible=bool(examples)):
         gr.Markdown("Or try one of these:")
         with gr.Row():
