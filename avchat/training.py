@@ -145,13 +145,18 @@ def _accelerator(run: RunConfig) -> Accelerator:
     # On CPUs several processes need to be told of gloo; one process must not be.
     if not torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision="bf16" if run.precision == "bf16" else "no",
         gradient_accumulation_steps=run.accumulate,
         log_with=None if run.tracker == "none" else run.tracker,
         project_dir=str(run.output),
         kwargs_handlers=handlers,
     )
+    if accelerator.state.deepspeed_plugin is not None:
+        # DeepSpeed asks for it, and finds no loader to read it from: batches are drawn by number.
+        settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        settings["train_micro_batch_size_per_gpu"] = run.batch
+    return accelerator
 
 
 def _numbers(run: RunConfig, accelerator: Accelerator, start: int) -> Iterator[list[int]]:

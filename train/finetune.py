@@ -110,7 +110,7 @@ def freeze_encoders(model: AVChat) -> None:
 
 def tiny(run: Finetune) -> None:
     """Train the tiny model on lessons of the world."""
-    model = AVChat.from_pretrained(run.init)
+    model = AVChat.from_pretrained(run.init, trainable=True)
     freeze_encoders(model)
     pupil = Pupil(model)
     pupil.tagger.load_state_dict(torch.load(Path(run.init).parent / "tagger.pt", weights_only=True))
@@ -127,7 +127,7 @@ def tiny(run: Finetune) -> None:
 
 def manifest(run: Finetune) -> None:
     """Train on the user's own clips."""
-    model = AVChat.from_pretrained(run.init)
+    model = AVChat.from_pretrained(run.init, trainable=True)
     freeze_encoders(model)
     samples = read_manifest(run.data)
     projectors = [*model.visual_projector.parameters(), *model.audio_projector.parameters()]

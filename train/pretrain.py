@@ -94,7 +94,7 @@ def tiny(run: Pretrain) -> None:
 
 def projectors(run: Pretrain) -> None:
     """Train both projectors on a manifest; everything else is frozen."""
-    model = AVChat.from_pretrained(run.init)
+    model = AVChat.from_pretrained(run.init, trainable=True)
     samples = read_manifest(run.data)
     model.requires_grad_(False)
     trained = [*model.visual_projector.parameters(), *model.audio_projector.parameters()]

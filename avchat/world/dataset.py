@@ -137,20 +137,33 @@ def _units(group: list[tuple[str, Scene]], rng: np.random.Generator, phrasings: 
 
 
 def _balance(units: list[Unit], rng: np.random.Generator, most: int) -> dict[str, list[Question]]:
-    """Keep units so that in each family every answer comes up equally often, and at most `most`
-    questions in all.
-    """
-    quota = {family: _quota(family, units, most) for family in FAMILIES}
-    counts: dict[str, Counter] = defaultdict(Counter)
+    """Keep units so that in a family every answer comes up equally often, `most` questions in all."""
     asked: dict[str, list[Question]] = defaultdict(list)
-    for i in rng.permutation(len(units)):
-        family = units[i][0][1].family
-        added = counts[family] + Counter(_side(q) for _, q in units[i])
-        if max(added.values()) <= quota[family]:
-            counts[family] = added
-            for name, question in units[i]:
+    for family in FAMILIES:
+        found = [units[i] for i in rng.permutation(len(units)) if units[i][0][1].family == family]
+        for unit in _even(found, _quota(family, found, most)):
+            for name, question in unit:
                 asked[name].append(question)
     return asked
+
+
+def _even(units: list[Unit], quota: int) -> list[Unit]:
+    """Take units, those with the rarest answers so far first, up to where answers are last even.
+
+    Even: the most frequent answer leads the rarest by one, or by 5 % of all.
+    """
+    counts: Counter = Counter({_side(q): 0 for unit in units for _, q in unit})
+    left, taken, even = list(units), [], 0
+    while left:
+        unit = min(left, key=lambda u: sum(counts[_side(q)] for _, q in u))
+        left.remove(unit)
+        added = counts + Counter(_side(q) for _, q in unit)
+        if max(added.values()) <= quota:
+            counts.update(_side(q) for _, q in unit)
+            taken.append(unit)
+            if max(counts.values()) - min(counts.values()) <= max(1, 0.05 * counts.total()):
+                even = len(taken)
+    return taken[:even]
 
 
 def _side(question: Question) -> str:
@@ -166,7 +179,7 @@ def _quota(family: str, units: list[Unit], most: int) -> int:
     """Give how often each answer may come up: as often as the rarest can, or as the mean where
     answers are many.
     """
-    found = [q for unit in units for _, q in unit if q.family == family]
+    found = [q for unit in units for _, q in unit]
     if not found:
         return 0
     choices = 2 if family in ("order", "sound_order") else len(found[0].choices)
