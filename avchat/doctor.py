@@ -147,7 +147,10 @@ def as_text(found: dict[str, Any]) -> str:
         state = row["version"] or "missing"
         lines.append(_line("package", row["name"], state, row["ok"], row["get"]))
     for row in found["programs"]:
-        lines.append(_line("program", row["name"], row["path"] or "not found", True, row["note"]))
+        found_it = row["path"] is not None
+        lines.append(
+            _line("program", row["name"], row["path"] or "not found", found_it, row["note"])
+        )
     test = found["decoding"]
     state = (
         f"H.264 + AAC read in {test['seconds']} s" if test["ok"] else test.get("error", "failed")

@@ -224,3 +224,14 @@ def test_two_visitors(
 def test_a_phone_shows_all_of_it(address: str, open_page: Callable[..., "Page"]) -> None:
     page = open_page(address, width=390, height=844)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_program_can_drive_the_app_by_name(address: str, clip: Path) -> None:
+    from gradio_client import Client, handle_file
+
+    client = Client(address, verbose=False)
+    client.predict(handle_file(str(clip)), api_name="/open")
+    steps = list(client.submit("what is seen?", "both", api_name="/ask"))
+    assert len(steps) > 3
+    assert "Saw 8 frames over 4.0 s" in str(steps[-1])
+    client.predict(api_name="/stop")
