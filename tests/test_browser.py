@@ -15,9 +15,9 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
+from avchat.world.casting import draw_scene
 from avchat.world.clip_file import write_clip
 from avchat.world.questions import every_question
-from avchat.world.scenes import draw_scene
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
