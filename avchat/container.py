@@ -23,8 +23,9 @@ FORMATS = (
 )
 # Containers with an index, where a seek lands where it was aimed. The others are walked through.
 INDEXED = ("mov", "matroska")
-# Streams whose header does not hold their length: libav guesses it from the bit rate.
-GUESSED_LENGTH = ("mp3", "aac", "ac3", "eac3", "dts", "amr", "h264", "hevc", "m4v", "mpegvideo")
+# Streams whose header does not hold their length, and some MP3: libav guesses it from the bit rate.
+GUESSED_LENGTH = ("aac", "ac3", "eac3", "dts", "amr", "h264", "hevc", "m4v", "mpegvideo")
+RIFF_UNKNOWN = 0xFFFF_FF00  # sizes from here on mean: written before the size was known
 MAX_READ_ERRORS = 20  # demuxers that can find their way again after damage do so sooner
 MAX_BOXES = 10_000  # top-level boxes of an MP4 file looked at before giving up
 
@@ -102,6 +103,29 @@ def box_names(path: Path) -> list[str]:
     return names
 
 
+def length_s(container: InputContainer, path: Path) -> float:
+    """Return how long a file says it is; 0 where it does not."""
+    seconds = max(0.0, (container.duration or 0) / 1e6)
+    if container.format.name in ("wav", "avi"):  # libav takes what is left of a cut file for all
+        with path.open("rb") as file:
+            promised = int.from_bytes(file.read(8)[4:], "little") + 8
+        if path.stat().st_size < promised < RIFF_UNKNOWN:
+            seconds *= promised / path.stat().st_size
+    return seconds
+
+
+def is_length_exact(container: InputContainer, path: Path) -> bool:
+    """Tell whether the length is written in the file, not guessed from its bit rate."""
+    if container.format.name != "mp3":
+        return not container.format.name.startswith(GUESSED_LENGTH)
+    with path.open("rb") as file:
+        head = file.read(10)
+        if head[:3] == b"ID3":  # skip the tags: their size has 7 bits a byte
+            file.seek(10 + sum(byte << 7 * place for place, byte in enumerate(head[:5:-1])))
+        frame = file.read(64)
+    return b"Xing" in frame or b"Info" in frame
+
+
 def picture_stream(container: InputContainer, max_pixels: int = 0) -> VideoStream | None:
     """Return the default picture track; cover art in a song is not one.
 
@@ -127,7 +151,7 @@ def is_still(container: InputContainer) -> bool:
     if name == "image2" or name.endswith("_pipe"):
         return name != "yuv4mpegpipe"
     stream = picture_stream(container)  # AVIF is an MP4 with one frame and no length
-    return bool(stream and stream.frames == 1 and not container.duration and name != "gif")
+    return bool(stream and stream.frames == 1 and (name == "gif" or not container.duration))
 
 
 def is_indexed(container: InputContainer) -> bool:
@@ -145,7 +169,9 @@ def clock_origin(container: InputContainer) -> Fraction:
     starts = [
         stream.start_time * stream.time_base
         for stream in container.streams
-        if stream.type in ("video", "audio") and stream.start_time is not None
+        if stream.type in ("video", "audio")
+        and stream.start_time is not None
+        and Disposition.attached_pic not in stream.disposition
     ]
     return max(Fraction(0), min(starts, default=Fraction(0)))
 

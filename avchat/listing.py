@@ -40,7 +40,7 @@ class PictureList:
     stamps: np.ndarray  # int64 [T], rising, in units of the track; its ordinals if not stamped
     times_s: np.ndarray  # float64 [T], on the file's clock
     end_s: float  # when the last one stops being shown
-    keys: dict[int, int]  # stamp of each picture that a decoder can begin at -> its decoding stamp
+    keys: dict[int, int]  # stamps that a decoder can begin at (not all show) -> decoding stamps
     stamped: bool = True
     regular: bool = False  # a whole file with an index, and nothing odd in it
 
@@ -69,21 +69,23 @@ def scan_packets(
         indexed = is_indexed(container)
         if start and indexed:
             seek(container, stream, start + origin)
-        packets, count, claimed = [], 0, stream.frames
+        packets, keys, count, claimed = [], {}, 0, stream.frames
         for packet in read_packets(container, stream):
             count += 1
             if packet.pts is None:
                 return None
             if stamped and end is not None and (packet.dts or 0) * base - origin >= end:
                 break
+            if packet.is_keyframe:
+                keys[packet.pts] = packet.pts if packet.dts is None else packet.dts
             if not packet.is_discard and packet.pts * base - origin <= horizon_s:
-                packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.duration or 0))
-    keys = {pts: pts if dts is None else dts for pts, dts, is_key, _ in packets if is_key}
-    if not keys:
+                packets.append((packet.pts, packet.duration or 0))
+    if not keys or not packets:
         return None
-    stamps = np.unique(np.asarray([packet[0] for packet in packets], np.int64))
+    stamps = np.sort(np.asarray([packet[0] for packet in packets], np.int64))
+    stamps = np.unique(stamps) if stamped else stamps
     times = stamps * base - origin
-    lasting = max(length for pts, _, _, length in packets if pts == stamps[-1]) * base
+    lasting = max(length for pts, length in packets if pts == stamps[-1]) * base
     if not lasting and len(stamps) > 1:
         lasting = float(np.median(np.diff(times)))
     if not stamped:  # the stamps are right, but for other frames: count frames as they come out
@@ -130,9 +132,9 @@ def choose(listed: PictureList, wish: Wish) -> np.ndarray:
     # Wanted moments before each edge; a frame is wanted when one lies between its two edges.
     moments = np.ceil((edges - first - CLOCK_SLACK_S) * rate - centre)
     chosen = np.diff(moments) > 0
-    if not wish.keyframes:
+    stamps = np.intersect1d(listed.stamps, list(listed.keys))
+    if not wish.keyframes or not len(stamps):
         return listed.stamps[chosen]
-    stamps = np.asarray(sorted(listed.keys), np.int64)
     times = listed.times_s[np.searchsorted(listed.stamps, stamps)]
     inside = (times >= first) & (times < last)
     if inside.any():

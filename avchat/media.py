@@ -18,11 +18,12 @@ from av.container import InputContainer
 
 from avchat import isolation
 from avchat.container import (
-    GUESSED_LENGTH,
     MediaError,
     check_ordinary,
     decode,
+    is_length_exact,
     is_still,
+    length_s,
     open_file,
     picture_stream,
     read_packets,
@@ -34,6 +35,7 @@ from avchat.sound import SAMPLE_RATE, Sound, read_sound
 
 __all__ = ["SAMPLE_RATE", "Limits", "Media", "MediaError", "MediaInfo", "load_media", "probe"]
 
+SERVE = "avchat.media:serve"  # what a process of its own runs
 SHORT_S = 0.25  # the tracks of a sound file end up to this much before the length in its header
 ASPECTS = (1 / 8, 8)  # sample aspects that are believed
 TRIAL_PACKETS = 100  # looked at for a first picture that decodes, which says how it is turned
@@ -103,13 +105,13 @@ def probe(
         still = is_still(container)
         info = MediaInfo(
             str(path),
-            0.0 if still else max(0.0, (container.duration or 0) / 1e6),
+            0.0 if still else length_s(container, path),
             video is not None,
             audio is not None,
             audio_codec=audio.codec_context.name if audio else "",
             sample_rate=audio.rate if audio else 0,
             is_still=still,
-            is_exact=not container.format.name.startswith(GUESSED_LENGTH),
+            is_exact=is_length_exact(container, path),
         )
         check_limit(path, "length", "s", info.duration_s, limits.max_duration_s)
         if video is not None:
@@ -198,8 +200,10 @@ def decode_file(
     """Decode both tracks side by side and say what is missing."""
     info = probe(path, limits=limits)
     wish = fit(wish, info)
-    shape = Shape(*(size or (info.width, info.height)), info.is_turned, limits.max_pixels)
-    horizon_s = info.duration_s + 1 if info.duration_s else limits.max_duration_s
+    width, height = size or (info.width, info.height)
+    pixels = info.width * info.height
+    shape = Shape(width, height, info.is_turned, limits.max_pixels, pixels)
+    horizon_s = (info.duration_s or limits.max_duration_s) + 1
     begin = wish.start or 0.0
     with ThreadPoolExecutor(1) as side:
         listening = sound and info.has_audio
@@ -209,6 +213,8 @@ def decode_file(
         looking = info.has_video and wish.frames > 0
         seen = looking and take_pictures(path, wish, shape, horizon_s, limits.max_decoded_bytes)
         heard = hearing and hearing.result()
+    if seen and not info.duration_s:  # a file that does not say its length has been read to its end
+        check_limit(path, "length", "s", seen.end_s, limits.max_duration_s)
     return put_together(path, info, wish, seen or None, heard or None)
 
 
@@ -282,7 +288,7 @@ def call_isolated(
     request = {"what": what, "path": str(path), "limits": asdict(limits), **more}
     try:
         reply, arrays = isolation.call(
-            "avchat.media:serve",
+            SERVE,
             request,
             timeout_s=timeout_s,
             max_bytes=limits.max_decoded_bytes,

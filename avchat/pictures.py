@@ -41,7 +41,9 @@ from avchat.container import (
 from avchat.listing import PictureList, Wish, choose, list_by_decoding, list_pictures
 
 DENSE = 4  # decord from every fourth frame on
-MAX_WORKERS = 8  # decoders side by side; a 1080p one holds about 50 MB of reference frames
+MAX_WORKERS = 8  # decoders side by side
+MAX_PIXELS_HELD = 600_000_000  # by all decoders in reference frames: 0.9 GB at 1.5 bytes a pixel
+FRAMES_HELD = 20  # by one decoder, at most
 
 
 decord.logging.set_level(decord.logging.QUIET)
@@ -74,6 +76,7 @@ class Shape:
     height: int
     turned: bool = False  # the file says to rotate or mirror them
     max_pixels: int = 0  # refuse to decode larger frames
+    source_pixels: int = 0  # of a frame as it is decoded
 
     def num_bytes(self) -> int:
         """Count the bytes of one frame."""
@@ -98,7 +101,7 @@ def decode_dense(
     places = np.searchsorted(listed.stamps, wanted)
     try:
         reader = decord.VideoReader(
-            str(path),
+            str(path.absolute()),
             width=shape.width,
             height=shape.height,
             num_threads=os.cpu_count() or 1,
@@ -136,7 +139,8 @@ def decode_side_by_side(
         groups.setdefault(keys[max(0, bisect_right(keys, stamp) - 1)], set()).add(stamp)
     work = list(groups.items())
     cores = os.cpu_count() or 1
-    workers = max(1, min(cores, MAX_WORKERS, len(work)))
+    affordable = MAX_PIXELS_HELD // (FRAMES_HELD * max(1, shape.source_pixels))
+    workers = max(1, min(cores, MAX_WORKERS, len(work), affordable))
     cuts = [i * len(work) // workers for i in range(workers + 1)]
     threads = max(1, cores // workers)
 

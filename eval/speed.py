@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from avchat.media import SAMPLE_RATE, load_media
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "media"
 CLIPS = (SHARED / "dog_barking.mp4", SHARED / "long_1080p.mp4")
 FRAMES, SIZE = 16, 384
-FORWARD = "avchat", "decord + sound pass", "PyAV everything"  # the same work
+SAME = "avchat", "decord + sound pass", "PyAV everything"  # the same work
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def measure(clip: Path, repeats: int) -> dict:
             load_media(clip, frames=FRAMES, size=SIZE, keyframes=True, sound=False).frames
         ),
     }
-    frames = {name: ways[name]() for name in FORWARD}  # also brings the file into memory
-    for name in FORWARD:  # the same pictures: the kinds of scaling differ by less than 2 of 255
+    frames = {name: ways[name]() for name in SAME}  # also brings the file into memory
+    for name in SAME:  # the same pictures: the kinds of scaling differ by less than 2 of 255
         assert np.abs(frames[name].astype(int) - frames["avchat"]).mean() < 2, name
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
@@ -96,7 +96,7 @@ def measure(clip: Path, repeats: int) -> dict:
             name: {"median_s": value, "media_s_per_s": seconds / value}
             for name, value in median.items()
         },
-        "ratio": min(median[name] for name in FORWARD[1:]) / median["avchat"],
+        "ratio": min(median[name] for name in SAME[1:]) / median["avchat"],
     }
 
 
@@ -138,7 +138,7 @@ def by_pyav(clip: Path, wanted: list[int]) -> np.ndarray:
     return np.stack(frames)
 
 
-def resample(frames) -> np.ndarray:
+def resample(frames: Iterable[av.AudioFrame]) -> np.ndarray:
     """Turn decoded sound into int16 [S], mono at 16 kHz."""
     resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE)
     pieces = [piece for frame in frames for piece in resampler.resample(frame)]

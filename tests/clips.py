@@ -8,6 +8,8 @@ import numpy as np
 
 BITS = 8  # a frame's number is written in so many black or white columns
 RATE = 48_000  # samples a second of the sound that is written
+TIMES = np.arange(50) / 25  # 2 s at 25 frames a second
+GROUPS = {"g": "10", "bf": "3", "b_strategy": "0"}  # a keyframe in 10, B frames between
 
 
 def numbered(number: int, width: int = 128, height: int = 96) -> np.ndarray:
