@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from avchat import cli
+from avchat import __version__, cli
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "MODEL_CARD.md", "EXPERIMENTS.md"]
@@ -118,3 +118,17 @@ def tree_paths(tree: str) -> list[str]:
         if name.endswith("/"):
             parents.append((indent, name))
     return paths
+
+
+def test_every_requirement_is_pinned() -> None:
+    def names(document: str) -> set[str]:
+        lines = (ROOT / document).read_text(encoding="utf-8").splitlines()
+        return {re.split(r"[<>=;]", line)[0] for line in lines if line and line[0] != "#"}
+
+    assert not names("requirements.txt") - names("constraints.txt")
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{__version__}"' in project
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
