@@ -60,6 +60,10 @@ class TaggedBatch:
     batch: Batch
     tags: list[Tags]
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "TaggedBatch":
+        """Return this batch with its tensors on a device; tags go there when they are used."""
+        return replace(self, batch=self.batch.to(device, non_blocking=non_blocking))
+
 
 def lesson_inputs(lesson: lessons.Lesson, spec: InputSpec) -> Inputs:
     """Render a lesson and make it ready for the encoders, without a file in between."""
@@ -155,6 +159,11 @@ class Glimpses:
     pictures: list[Inputs]
     sounds: list[Inputs]
     tags: list[Tags]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Glimpses":
+        """Return these clips on a device; tags go there when they are used."""
+        pictures = [clip.to(device) for clip in self.pictures]
+        return replace(self, pictures=pictures, sounds=[clip.to(device) for clip in self.sounds])
 
 
 def glimpses(model: AVChat, drawn: list[lessons.Lesson], looks: int, order: int) -> Glimpses:

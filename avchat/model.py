@@ -84,6 +84,11 @@ class Batch:
         }
         return replace(self, clips=[clip.to(device) for clip in self.clips], **moved)
 
+    @property
+    def supervised(self) -> float:
+        """Sum the weights of the trained tokens: what a step's loss is divided by."""
+        return float((self.weights * (self.labels != IGNORE)).sum())
+
 
 class Loss(NamedTuple):
     """Sums over a batch. Divide by the weight of the whole optimiser step, over all ranks."""
@@ -92,6 +97,11 @@ class Loss(NamedTuple):
     weight: Tensor  # of the trained tokens, summed: their number where all weights are 1
     correct: Tensor  # trained tokens that would have been said
     tokens: Tensor  # trained tokens
+
+    @property
+    def logs(self) -> dict[str, float]:
+        """Name what a training log shows: the part of trained tokens that would have been said."""
+        return {"right": float(self.correct / self.tokens.clamp(min=1))}
 
 
 def collate(rows: Sequence[Packed], clips: list[Inputs] | list[Features]) -> Batch:

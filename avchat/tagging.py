@@ -35,8 +35,8 @@ class Tagger(nn.Module):
         """
         logits = self.seen(tokens).float()
         loss = _named_loss(logits, SEEN, [t.seen for t in tags])
-        centres = _stack([t.centres for t in tags]).flatten(1, 2)  # [B, K * Q, 2]
-        there = _stack([t.seen["colour"] for t in tags]).flatten(1) > 0
+        centres = _stack([t.centres for t in tags], logits).flatten(1, 2)  # [B, K * Q, 2]
+        there = _stack([t.seen["colour"] for t in tags], logits).flatten(1) > 0
         # 4: an error of half the way to the edge should weigh about as much as a wrong class.
         return loss + 4.0 * F.mse_loss(logits[..., -2:][there], centres[there])
 
@@ -51,13 +51,13 @@ class Tagger(nn.Module):
         return _named_loss(self.acting(states).float(), ACTING, [t.acting for t in tags])
 
 
-def _stack(arrays: list) -> Tensor:
-    return torch.stack([torch.from_numpy(a) for a in arrays])
+def _stack(arrays: list, beside: Tensor) -> Tensor:
+    return torch.stack([torch.from_numpy(a) for a in arrays]).to(beside.device)
 
 
 def _named_loss(logits: Tensor, sizes: dict[str, int], tags: list[dict]) -> Tensor:
     """Sum the cross-entropies of all named tags, each a mean over rows, by their importance."""
     parts = logits[..., : sum(sizes.values())].flatten(0, -2).split(list(sizes.values()), dim=-1)
-    targets = {name: _stack([t[name] for t in tags]).flatten() for name in sizes}
+    targets = {name: _stack([t[name] for t in tags], logits).flatten() for name in sizes}
     losses = {n: F.cross_entropy(p, targets[n]) for n, p in zip(sizes, parts, strict=True)}
     return sum(IMPORTANCE.get(name, 1.0) * loss for name, loss in losses.items())

@@ -23,7 +23,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    send_to_device,
+    set_seed,
+)
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -33,7 +38,10 @@ class TrainingError(Exception):
 
 
 class Loss(NamedTuple):
-    """The sum over supervised tokens that is trained on, and named values for the log."""
+    """The sum over supervised tokens that is trained on, and named values for the log.
+
+    `fit` takes anything with these two names, a chat model's loss too.
+    """
 
     total: Tensor
     logs: dict[str, float]
@@ -69,8 +77,8 @@ class RunConfig:
 
 
 class Batch(NamedTuple):
-    """A micro-batch and the weight of its supervised tokens, by which the step's loss is
-    divided.
+    """A micro-batch, tensors or what has `.to(device)`, and the weight of its supervised tokens,
+    by which the step's loss is divided.
     """
 
     data: Any
@@ -188,7 +196,7 @@ def _step(
     total, logs, norm = 0.0, {}, 0.0
     for batch in batches:
         with accelerator.accumulate(model):
-            loss = model(batch.data)
+            loss = model(send_to_device(batch.data, accelerator.device))
             accelerator.backward(loss.total * scale)
             if accelerator.sync_gradients:
                 found = accelerator.clip_grad_norm_(model.parameters(), run.clip)

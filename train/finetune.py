@@ -82,24 +82,11 @@ class Pupil(nn.Module):
         heads = TAG_WEIGHT * naming + ACTING_WEIGHT * acting
         logs = {
             "answers": float(loss.total.detach() / loss.weight),
-            "right": float(loss.correct / loss.tokens),
             "naming": float(naming.detach()),
             "acting": float(acting.detach()),
+            **loss.logs,
         }
         return Loss(loss.total + heads * loss.weight.detach(), logs)
-
-
-class Chat(nn.Module):
-    """A chat model as `fit` wants it."""
-
-    def __init__(self, model: AVChat) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: object) -> Loss:
-        """Sum the weighted cross-entropy of the answers."""
-        loss = self.model(batch)
-        return Loss(loss.total, {"right": float(loss.correct / loss.tokens.clamp(min=1))})
 
 
 def freeze_encoders(model: AVChat) -> None:
@@ -118,7 +105,7 @@ def tiny(run: Finetune) -> None:
 
     def batch_at(number: int) -> Batch:
         tagged = pool.batch(number, run.batch, run.tokens)
-        return Batch(tagged, float((tagged.batch.weights * (tagged.batch.labels >= 0)).sum()))
+        return Batch(tagged, tagged.batch.supervised)
 
     trained = [p for p in pupil.parameters() if p.requires_grad]
     if fit(run, pupil, [{"params": trained}], batch_at):
@@ -138,9 +125,9 @@ def manifest(run: Finetune) -> None:
 
     def batch_at(number: int) -> Batch:
         batch = manifest_batch(model, samples, run.batch, run.seed, number)
-        return Batch(batch, float((batch.weights * (batch.labels >= 0)).sum()))
+        return Batch(batch, batch.supervised)
 
-    if fit(run, Chat(model), groups, batch_at):
+    if fit(run, model, groups, batch_at):
         model.save_pretrained(run.output / "model")
 
 

@@ -63,19 +63,6 @@ class TagEncoders(nn.Module):
         return Loss((seen + heard) * len(batch.tags), logs)
 
 
-class Chat(nn.Module):
-    """A chat model as `fit` wants it."""
-
-    def __init__(self, model: AVChat) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: object) -> Loss:
-        """Sum the weighted cross-entropy of the answers."""
-        loss = self.model(batch)
-        return Loss(loss.total, {"right": float(loss.correct / loss.tokens.clamp(min=1))})
-
-
 def tiny(run: Pretrain) -> None:
     """Train the tiny encoders and their projectors on tags."""
     torch.manual_seed(run.seed)
@@ -103,9 +90,9 @@ def projectors(run: Pretrain) -> None:
 
     def batch_at(number: int) -> Batch:
         batch = manifest_batch(model, samples, run.batch, run.seed, number)
-        return Batch(batch, float((batch.weights * (batch.labels >= 0)).sum()))
+        return Batch(batch, batch.supervised)
 
-    if fit(run, Chat(model), [{"params": trained}], batch_at):
+    if fit(run, model, [{"params": trained}], batch_at):
         model.save_pretrained(run.output / "model")
 
 

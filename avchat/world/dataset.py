@@ -137,7 +137,7 @@ def _units(group: list[tuple[str, Scene]], rng: np.random.Generator, phrasings: 
 
 
 def _balance(units: list[Unit], rng: np.random.Generator, most: int) -> dict[str, list[Question]]:
-    """Keep units so that in a family every answer comes up equally often, `most` questions in all."""
+    """Keep units so that each answer of a family comes equally often, `most` questions in all."""
     asked: dict[str, list[Question]] = defaultdict(list)
     for family in FAMILIES:
         found = [units[i] for i in rng.permutation(len(units)) if units[i][0][1].family == family]
