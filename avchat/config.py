@@ -85,8 +85,14 @@ class ProjectorConfig:
     audio_bins: int = 4
     hidden: int | None = None  # width inside the MLP; None: the language model's width
     input_norm: bool = False
+    # Brings media tokens to one size. Encoders that are trained from nothing let them grow to ten
+    # times the token embeddings; then what the language model adds to them hardly counts.
+    output_norm: bool = False
     # Adds a learned function of the token's centre time (seconds since the start of the part).
     time_embedding: bool = False
+    # timeline: adds a learned vector for the token's cell of the grid. Without it a small language
+    # model has to count tokens to tell top left from bottom right.
+    cell_embedding: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,8 +127,10 @@ class Config:
             value = getattr(self, part)
             if (value.hub is None) == (value.inline is None):
                 raise ConfigError(f"config: {part} needs exactly one of hub and inline")
-        if self.projector.time_embedding and self.projector.layout == "pooled":
-            raise ConfigError("config: time_embedding needs the timeline layout")
+        if self.projector.layout == "pooled" and (
+            self.projector.time_embedding or self.projector.cell_embedding
+        ):
+            raise ConfigError("config: time_embedding and cell_embedding need the timeline layout")
         if self.frames < 1:
             raise ConfigError(f"config: frames must be at least 1, not {self.frames}")
 
@@ -228,7 +236,14 @@ TINY = Config(
         embedding_std=0.5,
     ),
     projector=ProjectorConfig(
-        grid=2, patches="stack", audio_tokens=1, audio_bins=25, input_norm=True, time_embedding=True
+        grid=2,
+        patches="stack",
+        audio_tokens=1,
+        audio_bins=25,
+        input_norm=True,
+        output_norm=True,
+        time_embedding=True,
+        cell_embedding=True,
     ),
     prompt=TINY_PROMPT,
     notice="the bundled tiny model knows only the toy world of `avchat world`: on any other video "

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from avchat.config import ConfigError, ProjectorConfig
 from avchat.encoders import STATES_HZ, Features, Inputs
 
+CELL_STD = 0.5  # as the token embeddings of the tiny preset; must stand out beside the content
 TIME_PERIODS_S = tuple(0.5 * 2.0**k for k in range(10))  # half a second to 256 s
 
 
@@ -132,6 +133,7 @@ class Mlp(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(width_in, hidden), nn.GELU(), nn.Linear(hidden, width_out)
         )
+        self.output_norm = nn.LayerNorm(width_out) if config.output_norm else nn.Identity()
         self.time = None
         if config.time_embedding:
             self.time = nn.Linear(2 * len(TIME_PERIODS_S), width_out)
@@ -139,7 +141,7 @@ class Mlp(nn.Module):
     def forward(self, rows: Tensor, times_s: Tensor) -> Tensor:
         """Project pooled rows [N, D in] with their centre times [N] to tokens [N, D out]."""
         weight = self.mlp[0].weight
-        tokens = self.mlp(self.norm(rows.to(weight.dtype)))
+        tokens = self.output_norm(self.mlp(self.norm(rows.to(weight.dtype))))
         if self.time is not None:
             times = time_features(times_s.to(weight.device, torch.float32))
             tokens = tokens + self.time(times.to(weight.dtype))
@@ -161,6 +163,9 @@ class VisualProjector(nn.Module):
                 raise ConfigError(f"config: {self.side} patches a side, grid {config.grid}")
             stacked = (self.side // config.grid) ** 2
         self.mlp = Mlp(config, width_in * stacked, width_out)
+        self.cells = None
+        if config.cell_embedding:
+            self.cells = nn.Parameter(CELL_STD * torch.randn(config.grid**2, width_out))
 
     def forward(self, clips: list[Features], slots: list[tuple[Slot, ...]]) -> list[Tensor]:
         """Project each clip's frames to tokens [N, D]; N is 0 for a clip that is not seen."""
@@ -169,7 +174,11 @@ class VisualProjector(nn.Module):
             seen, lambda k: clips[k].visual.shape, lambda g: self._pool(_stack(clips, g, "visual"))
         )
         times = [self._times(clips[k], slots[k]) for k in seen]
-        return _project(self.mlp, len(clips), seen, pooled, times)
+        tokens = _project(self.mlp, len(clips), seen, pooled, times)
+        if self.cells is None:
+            return tokens
+        # the cells of a frame come row by row, frame after frame
+        return [t + self.cells.to(t.dtype).repeat(len(t) // len(self.cells), 1) for t in tokens]
 
     def _pool(self, visual: Tensor) -> Tensor:
         """Pool [G, T, P, D] to [G, N, D']."""
