@@ -13,7 +13,7 @@ comparison needs. `free` is the accuracy of answers written without that list.
 import json
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,7 @@ def main(run: World) -> None:
         "n": len(short),
     }
     report |= {name: score(short, right[name]) for name in CONDITIONS}
+    report["count"] = dict(Counter(row[key] for row in short for key in ("needs", "family")))
     report["chance"] = score(short, [1 / len(row["choices"]) for row in short])
     report["free"] = score(short, free(model, features, short))
     report["pairs"] = pairs(short, right["full"])
@@ -86,7 +87,7 @@ def main(run: World) -> None:
     if run.sentences:
         told = [row for row in rows if row["family"] in SENTENCES]
         report["full"]["families"] |= sentences(model, features, told)
-    print(json.dumps(report) if run.json else table(report, short))
+    print(json.dumps(report) if run.json else table(report))
 
 
 def see_and_hear(model: AVChat, folder: Path, videos: list[str]) -> dict[str, Features]:
@@ -167,17 +168,14 @@ def intervals(rows: list[dict], right: list[bool]) -> dict:
     return found
 
 
-def table(report: dict, rows: list[dict]) -> str:
+def table(report: dict) -> str:
     """Lay the report out for reading."""
     names = [*CONDITIONS, "chance", "free"]
     lines = [f"{'':22s} {'n':>5s} " + " ".join(f"{name:>13s}" for name in names)]
-    count = defaultdict(int)
-    for row in rows:
-        count[row["needs"]] += 1
-        count[row["family"]] += 1
+    count = report["count"]
     for need in (*NEEDS, "AV one source", "AV two sources"):
         values = " ".join(f"{report[name][need]:13.3f}" for name in names)
-        lines.append(f"{need:22s} {count[need] or '':>5} {values}")
+        lines.append(f"{need:22s} {count.get(need, ''):>5} {values}")
     for family in report["chance"]["families"]:
         values = " ".join(f"{report[name]['families'][family]:13.3f}" for name in names)
         lines.append(f"{family:22s} {count[family]:5d} {values}")
