@@ -16,7 +16,7 @@ from avchat.world.perception import perceive
 from avchat.world.phrasings import HELD_OUT, PHRASINGS
 from avchat.world.questions import FAMILIES, NO_PICTURE, NO_SOUND
 from avchat.world.sentences import description, slots_right, timeline
-from avchat.world.tags import FRAME_TIMES_S
+from avchat.world.tags import FRAME_TIMES_S, NOT_YET, tag
 
 CLIPS = 400
 
@@ -212,6 +212,37 @@ def test_sentences_are_scored_by_their_statements(drawn: list[scenes.Scene]) -> 
         assert 0 < slots_right(truth.replace(scene.objects[0].colour, "white"), truth) < 1
     half = description(replace(scene, objects=scene.objects[:1]))
     assert 0 < slots_right(half, description(scene)) < 1
+
+
+def test_tags_say_what_each_slot_shows_sounds_like_and_adds_to_those_before() -> None:
+    actor = scenes.Object(
+        "star",
+        "blue",
+        "big",
+        "bottom left",
+        "up",
+        (scenes.Event(1, "jump"), scenes.Event(4, "jump")),
+    )
+    sounds = (
+        scenes.Sound(1, "drum", "low"),
+        scenes.Sound(2, "click", "high"),
+        scenes.Sound(4, "drum", "high"),
+        scenes.Sound(7, "word", word="two", voice="man"),
+    )
+    tags = tag(scenes.Scene(1, (actor,), sounds))
+    blue, star = scenes.COLOURS.index("blue") + 1, scenes.SHAPES.index("star") + 1
+    assert (tags.seen["colour"][:, 2] == blue).all() and not tags.seen["colour"][:, [0, 1, 3]].any()
+    assert tags.seen["event"][:, 2].nonzero()[0].tolist() == [1, 4]
+    assert tags.acting["actor_shape"].tolist() == [0, star, 0, 0, star, 0, 0, 0]
+    assert tags.heard["word"].nonzero()[0].tolist() == [7]
+    assert tags.seen_so_far["events"][:, 2].tolist() == [1, 2, 2, 2, 3, 3, 3, 3]
+    assert tags.seen_so_far["motion"][:3, 2].tolist() == [NOT_YET, NOT_YET, 4]
+    assert tags.heard_so_far["same"].tolist() == [0, 1, 1, 0, 2, 0, 0, 1]
+    assert tags.heard_so_far["all"].tolist() == [0, 1, 2, 0, 3, 0, 0, 4]
+    assert tags.heard_so_far["gap"].tolist() == [0, 0, 1, 0, 2, 0, 0, 3]
+    assert tags.heard_so_far["even"].tolist() == [0, 0, 0, 0, 2, 0, 0, 2]
+    assert tags.heard_so_far["pitch"].tolist() == [0, 0, 0, 0, 2, 0, 0, 0]
+    assert tags.centres[0, 2, 1] > tags.centres[7, 2, 1]  # it moves up
 
 
 def test_references_name_one_object_or_none(drawn: list[scenes.Scene]) -> None:

@@ -10,6 +10,7 @@ go on naming what the generator knows.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,15 +19,14 @@ from torch import nn
 
 from avchat.data import Pool, TaggedBatch, manifest_batch, read_manifest
 from avchat.model import AVChat
-from avchat.prompt import SOUND_ID
-from avchat.tagging import Tagger
+from avchat.prompt import PICTURE_ID, SOUND_ID
+from avchat.tagging import Follower, Tagger
 from avchat.training import Batch, Loss, RunConfig, fit
-from avchat.world.scenes import SLOTS
 
-ACTING_LAYER = (
-    2  # after so many layers of the language model an audio token should know who acts in its slot
-)
-TAG_WEIGHT, ACTING_WEIGHT = 0.15, 0.3
+# After so many layers of the language model an audio token should know who acts in its slot, and
+# media tokens what follows from earlier ones.
+ACTING_LAYER, SO_FAR_LAYER = 1, 3
+TAG_WEIGHT, FOLLOW_WEIGHT = 0.15, 0.3
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,19 @@ class Pupil(nn.Module):
     def __init__(self, model: AVChat) -> None:
         super().__init__()
         self.model = model
-        self.tagger = Tagger(model.visual_projector.width_out)
-        self._states: torch.Tensor | None = None
-        layer = model.language.model.layers[ACTING_LAYER - 1]
-        layer.register_forward_hook(self._keep)
+        width = model.visual_projector.width_out
+        self.tagger, self.follower = Tagger(width), Follower(width)
+        self._states: dict[int, torch.Tensor] = {}  # layer -> [B, L, D]
+        for layer in (ACTING_LAYER, SO_FAR_LAYER):
+            model.language.model.layers[layer - 1].register_forward_hook(partial(self._keep, layer))
 
-    def _keep(self, layer: nn.Module, args: tuple, output: torch.Tensor | tuple) -> None:
-        self._states = output[0] if isinstance(output, tuple) else output  # [B, L, D]
+    def _keep(self, layer: int, module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        self._states[layer] = output
+
+    def _at(self, layer: int, ids: torch.Tensor, placeholder: int, rows: list[int]) -> torch.Tensor:
+        """Pick the states [rows, N, D] of a layer at a kind of media token."""
+        states = self._states[layer]
+        return torch.stack([states[k][ids[k] == placeholder] for k in rows])
 
     def forward(self, tagged: TaggedBatch) -> Loss:
         """Sum the answers' loss and the weighted losses of the heads."""
@@ -70,20 +76,22 @@ class Pupil(nn.Module):
         heard = [k for k, t in enumerate(tokens) if len(t.audio)]
         seen = [k for k, t in enumerate(tokens) if len(t.visual)]
         both = [k for k in heard if k in seen]
-        states = torch.stack([self._states[k][batch.ids[k] == SOUND_ID] for k in both])
-        assert states.shape[1] == SLOTS, f"{states.shape[1]} audio tokens, {SLOTS} slots"
-        acting = self.tagger.acting_loss(states, [tags[k] for k in both])
-        naming = self.tagger.seen_loss(
-            torch.stack([tokens[k].visual for k in seen]), [tags[k] for k in seen]
+        at_seen, at_heard, at_both = ([tags[k] for k in rows] for rows in (seen, heard, both))
+        visual = torch.stack([tokens[k].visual for k in seen])
+        audio = torch.stack([tokens[k].audio for k in heard])
+        naming = self.tagger.seen_loss(visual, at_seen) + self.tagger.heard_loss(audio, at_heard)
+        acting = self.follower.acting_loss(
+            self._at(ACTING_LAYER, batch.ids, SOUND_ID, both), at_both
         )
-        naming = naming + self.tagger.heard_loss(
-            torch.stack([tokens[k].audio for k in heard]), [tags[k] for k in heard]
-        )
-        heads = TAG_WEIGHT * naming + ACTING_WEIGHT * acting
+        so_far = self.follower.seen_loss(
+            self._at(SO_FAR_LAYER, batch.ids, PICTURE_ID, seen), at_seen
+        ) + self.follower.heard_loss(self._at(SO_FAR_LAYER, batch.ids, SOUND_ID, heard), at_heard)
+        heads = TAG_WEIGHT * naming + FOLLOW_WEIGHT * (acting + so_far)
         logs = {
             "answers": float(loss.total.detach() / loss.weight),
             "naming": float(naming.detach()),
             "acting": float(acting.detach()),
+            "so_far": float(so_far.detach()),
             **loss.logs,
         }
         return Loss(loss.total + heads * loss.weight.detach(), logs)
