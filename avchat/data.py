@@ -101,6 +101,20 @@ def lesson_row(
     return pack(prefix, model.prompt.turns(kept))
 
 
+def retimed(clip: Features, slower: int, start_s: float) -> Features:
+    """Give full-precision features as of a clip that is `slower` times as long and begins later.
+
+    Each audio state is repeated, so the tokens hold the same averages: only the times change.
+    """
+    return Features(
+        visual=clip.visual.float(),
+        audio=clip.audio.float().repeat_interleave(slower, dim=0),
+        frame_times_s=tuple(start_s + slower * time for time in clip.frame_times_s),
+        start_s=start_s,
+        duration_s=slower * clip.duration_s,
+    )
+
+
 class Pool:
     """Clips of the world with their frozen features, each encoded when it is first wanted.
 
@@ -122,9 +136,7 @@ class Pool:
         rows, clips = [], []
         for clip, lesson in drawn:
             kept = self._features[clip]
-            features = replace(kept, visual=kept.visual.float(), audio=kept.audio.float()).only(
-                lesson.sense
-            )
+            features = retimed(kept, lesson.slower, lesson.start_s).only(lesson.sense)
             rows.append(lesson_row(self.model, lesson, features, tokens, order=number))
             clips.append(features)
         return TaggedBatch(collate(rows, clips), [tag(lesson.scene) for _, lesson in drawn])

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,12 @@ from avchat.data import (
     lesson_batch,
     manifest_batch,
     read_manifest,
+    retimed,
     world_texts,
 )
 from avchat.language import train_tokenizer
 from avchat.model import AVChat
+from avchat.projectors import AudioProjector, plan
 from avchat.training import Batch, Loss, RunConfig, TrainingError, fit, schedule
 from avchat.world.dataset import write_dataset
 from avchat.world.lessons import draw_lesson
@@ -150,6 +153,25 @@ def test_the_pool_gives_what_encoding_gives(model: AVChat) -> None:
     # rows of the pool are shuffled by another seed; sums of independent turns do not change
     assert abs(kept - encoded) / encoded < 0.05
     assert not torch.equal(again.batch.ids[0, :60], pool.batch(0, 4, 208).batch.ids[0, :60])
+
+
+def test_a_slower_clip_has_the_same_content_at_other_times(model: AVChat) -> None:
+    clip = model.encode([lesson_batch(model, [draw_lesson(1, 0)]).batch.clips[0]])[0]
+    still = replace(PRESETS["tiny"].projector, time_embedding=False)
+    width = clip.audio.shape[1]
+    torch.manual_seed(0)
+    projector = AudioProjector(still, width, 32)
+    for slower, start_s in ((1, 0.0), (3, 12.25)):
+        other = retimed(clip, slower, start_s)
+        slots = plan(other, still, 8, 64)
+        tokens = projector([other], [slots])[0]
+        if slower == 1:
+            expected = tokens
+        assert [slot.time_s for slot in slots][:2] == [
+            start_s + 0.25 * slower,
+            start_s + 0.75 * slower,
+        ]
+    torch.testing.assert_close(tokens, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_two_clips_are_learned_by_heart(model: AVChat, tmp_path: Path) -> None:

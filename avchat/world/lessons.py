@@ -18,7 +18,10 @@ from avchat.world.scenes import DURATION_S, Scene
 from avchat.world.sounds import render_waveform
 from avchat.world.tags import FRAME_TIMES_S
 
-PICTURE_ONLY, SOUND_ONLY = 0.06, 0.06  # how often a sense is switched off
+PICTURE_ONLY, SOUND_ONLY = 0.10, 0.10  # how often a sense is switched off
+# How often a clip is passed off as a slower one, and as a part of a longer one: people's clips are
+# not all 4 s long, and the times in the prompt must not matter to what is seen and heard.
+SLOWER, LATER = 0.2, 0.2
 # Fixed words that do not name what is asked about may be lost from a question: other phrasings must
 # work too.
 WORD_LOSS = 0.06
@@ -52,6 +55,8 @@ class Lesson:
     turns: tuple[Turn, ...]
     sense: Literal["both", "sound", "picture"]
     independent: bool
+    slower: int = 1  # this many times as long
+    start_s: float = 0.0
 
     @property
     def frame_times_s(self) -> np.ndarray:
@@ -102,12 +107,15 @@ def draw_lesson(
     asked += [q for q in questions.every_question(scene, rng) if q.needs != "V"]  # in other words
     asked = choose(asked, turns, rng)
     taught = [Turn(_lose_words(q, rng), answer_for(q, sense), weight=3.0) for q in asked]
+    slower = int(rng.integers(2, 6)) if rng.random() < SLOWER else 1
+    start_s = float(rng.integers(1, 240)) / 4 if rng.random() < LATER else 0.0
     if sense == "both":
-        for family in questions.SENTENCES:
+        for family in questions.SENTENCES if slower == 1 and not start_s else ("describe",):
             if rng.random() < sentences:
                 q = questions.describe(scene, rng, family=family)
                 taught.insert(0, Turn(q.question, q.answer))
-    return Lesson(scene, tuple(taught), sense, independent=bool(rng.random() < 0.8))
+    independent = bool(rng.random() < 0.8)
+    return Lesson(scene, tuple(taught), sense, independent, slower, start_s)
 
 
 def choose(asked: list[Question], count: int, rng: np.random.Generator) -> list[Question]:
