@@ -21,11 +21,12 @@ import tyro
 from tqdm import tqdm
 
 from avchat.batch import answer_batch
+from avchat.config import ModelError
 from avchat.encoders import Features
 from avchat.media import load_media
 from avchat.metrics import bootstrap_interval, group_accuracy, mean, same_answer
 from avchat.model import AVChat
-from avchat.world.dataset import SPLITS, write_dataset
+from avchat.world.dataset import write_dataset
 from avchat.world.questions import FAMILIES, ONE_SOURCE, SENTENCES, TWO_SOURCES
 from avchat.world.sentences import slots_right
 
@@ -189,7 +190,8 @@ def table(report: dict) -> str:
 
 
 if __name__ == "__main__":
-    config = tyro.cli(World, description=__doc__)
-    if config.split not in SPLITS:
-        raise SystemExit(f"error: no split called {config.split}: there are {', '.join(SPLITS)}")
-    main(config)
+    try:
+        main(tyro.cli(World, description=__doc__))
+    except (ModelError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error

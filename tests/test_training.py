@@ -297,6 +297,17 @@ def test_the_stages_run_from_nothing_to_a_measured_model(tmp_path: Path) -> None
     assert set(report["full"]) >= {"V", "A", "S", "AV", "families"} and report["n"] > 0
 
 
+def test_bad_input_to_a_script_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    for words, said in (
+        (("train/finetune.py",), "give --data"),
+        (("train/finetune.py", "--tiny", "--init", tmp_path / "none"), "none"),
+        (("train/pretrain.py", "--data", tmp_path / "gone.jsonl", "--init", "tiny"), "gone.jsonl"),
+    ):
+        done = script(*words)
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: ") and said in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",

@@ -9,6 +9,7 @@ of it); encoders stay frozen. With `--tiny` the clips are lessons of the world, 
 go on naming what the generator knows.
 """
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,12 @@ import torch
 import tyro
 from torch import nn
 
-from avchat.data import Pool, TaggedBatch, manifest_batch, read_manifest
+from avchat.config import ModelError
+from avchat.data import DataError, Pool, TaggedBatch, manifest_batch, read_manifest
 from avchat.model import AVChat
 from avchat.prompt import PICTURE_ID, SOUND_ID
 from avchat.tagging import Follower, Tagger
-from avchat.training import Batch, Loss, RunConfig, fit
+from avchat.training import Batch, Loss, RunConfig, TrainingError, fit
 
 # After so many layers of the language model an audio token should know who acts in its slot, and
 # media tokens what follows from earlier ones.
@@ -38,8 +40,8 @@ class Finetune(RunConfig):
     """Train on lessons of the world instead of a manifest."""
     data: Path | None = None
     """Manifest (JSON lines) of clips with questions and answers."""
-    init: str = "timeline"
-    """Preset, folder or Hub id to start from."""
+    init: str = ""
+    """Preset, folder or Hub id to start from (default: timeline, with --tiny the bundled model)."""
     projector_lr: float = 0.1
     """Learning rate of the projectors, as a part of lr (Bunny: 2e-5 of 2e-4)."""
     pool: int = 32768
@@ -105,10 +107,15 @@ def freeze_encoders(model: AVChat) -> None:
 
 def tiny(run: Finetune) -> None:
     """Train the tiny model on lessons of the world."""
-    model = AVChat.from_pretrained(run.init, trainable=True)
+    torch.manual_seed(run.seed)
+    model = AVChat.from_pretrained(run.init or "tiny", trainable=True)
     freeze_encoders(model)
     pupil = Pupil(model)
-    pupil.tagger.load_state_dict(torch.load(Path(run.init).parent / "tagger.pt", weights_only=True))
+    heads = Path(run.init).parent / "tagger.pt"
+    if (
+        run.init and heads.is_file()
+    ):  # what pretrain.py leaves beside the model; else they start anew
+        pupil.tagger.load_state_dict(torch.load(heads, weights_only=True))
     pool = Pool(model, run.pool, run.seed)
 
     def batch_at(number: int) -> Batch:
@@ -122,7 +129,7 @@ def tiny(run: Finetune) -> None:
 
 def manifest(run: Finetune) -> None:
     """Train on the user's own clips."""
-    model = AVChat.from_pretrained(run.init, trainable=True)
+    model = AVChat.from_pretrained(run.init or "timeline", trainable=True)
     freeze_encoders(model)
     samples = read_manifest(run.data)
     projectors = [*model.visual_projector.parameters(), *model.audio_projector.parameters()]
@@ -139,13 +146,19 @@ def manifest(run: Finetune) -> None:
         model.save_pretrained(run.output / "model")
 
 
-if __name__ == "__main__":
-    config = tyro.cli(Finetune, description=__doc__)
-    if config.tiny:
-        tiny(config)
-    elif config.data:
-        manifest(config)
+def main(run: Finetune) -> None:
+    """Train on the world or on a manifest."""
+    if run.tiny:
+        tiny(run)
+    elif run.data:
+        manifest(run)
     else:
-        raise SystemExit(
-            "error: give --data, a manifest of clips with questions and answers, or --tiny"
-        )
+        raise DataError("give --data, a manifest of clips with questions and answers, or --tiny")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Finetune, description=__doc__))
+    except (DataError, ModelError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error

@@ -8,6 +8,7 @@ encoders is trained on a manifest of captions or speech: projectors only, encode
 model frozen (P1's first stage).
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,13 @@ import torch
 import tyro
 from torch import nn
 
-from avchat.config import PRESETS
-from avchat.data import Glimpses, glimpses, manifest_batch, read_manifest, world_texts
+from avchat.config import PRESETS, ModelError
+from avchat.data import DataError, Glimpses, glimpses, manifest_batch, read_manifest, world_texts
 from avchat.encoders import encode
 from avchat.language import train_tokenizer
 from avchat.model import AVChat
 from avchat.tagging import Tagger
-from avchat.training import Batch, Loss, RunConfig, fit
+from avchat.training import Batch, Loss, RunConfig, TrainingError, fit
 from avchat.world.lessons import draw_lesson
 
 
@@ -96,11 +97,19 @@ def projectors(run: Pretrain) -> None:
         model.save_pretrained(run.output / "model")
 
 
-if __name__ == "__main__":
-    config = tyro.cli(Pretrain, description=__doc__)
-    if config.tiny:
-        tiny(config)
-    elif config.data:
-        projectors(config)
+def main(run: Pretrain) -> None:
+    """Train on the world or on a manifest."""
+    if run.tiny:
+        tiny(run)
+    elif run.data:
+        projectors(run)
     else:
-        raise SystemExit("error: give --data, a manifest of clips with captions, or --tiny")
+        raise DataError("give --data, a manifest of clips with captions, or --tiny")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Pretrain, description=__doc__))
+    except (DataError, ModelError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
