@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from avchat import cli
+from avchat.world.questions import phrasings
 
 CONTRACT = {
     "answer": str,
@@ -162,8 +163,8 @@ def test_the_bundled_model_admits_what_it_could_not_hear_or_see(
     bundled: str, silent_clip: Path, sound_clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for clip, question, honest in (
-        (silent_clip, "what do you hear?", "there is no sound"),
-        (sound_clip, "what do you see?", "there is no picture"),
+        (silent_clip, phrasings("sound_kind")[0], "there is no sound"),
+        (sound_clip, phrasings("object_count")[0], "there is no picture"),
     ):
         assert cli.main(["chat", str(clip), question, "--model", bundled]) == 0
         assert honest in capsys.readouterr().out
