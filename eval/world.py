@@ -11,6 +11,7 @@ comparison needs. `free` is the accuracy of answers written without that list.
 """
 
 import json
+import math
 import sys
 import tempfile
 from collections import Counter, defaultdict
@@ -88,7 +89,7 @@ def main(run: World) -> None:
     if run.sentences:
         told = [row for row in rows if row["family"] in SENTENCES]
         report["full"]["families"] |= sentences(model, features, told)
-    print(json.dumps(report) if run.json else table(report))
+    print(json.dumps(without_nan(report)) if run.json else table(report))
 
 
 def see_and_hear(model: AVChat, folder: Path, videos: list[str]) -> dict[str, Features]:
@@ -167,6 +168,18 @@ def intervals(rows: list[dict], right: list[bool]) -> dict:
             if kept:
                 found[name] = bootstrap_interval([right[k] for k in kept], [of[k] for k in kept])
     return found
+
+
+def without_nan(report: dict) -> dict:
+    """Put null where nothing was asked: JSON knows no NaN."""
+    return {
+        key: without_nan(value)
+        if isinstance(value, dict)
+        else None
+        if isinstance(value, float) and math.isnan(value)
+        else value
+        for key, value in report.items()
+    }
 
 
 def table(report: dict) -> str:

@@ -266,6 +266,8 @@ def test_files_and_questions_are_written_and_resumed(tmp_path) -> None:
     written = (tmp_path / names[0]).stat().st_mtime_ns
     dataset.write_dataset(tmp_path, 4, seed=5)
     assert (tmp_path / names[0]).stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match="other clips"):
+        dataset.write_dataset(tmp_path, 4, seed=6)
 
 
 def test_what_a_file_weighs_tells_nothing(tmp_path) -> None:

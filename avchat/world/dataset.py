@@ -200,9 +200,13 @@ def write_dataset(
 
     Args:
         progress: is told how many clips of how many are written.
+
+    Raises:
+        ValueError: the folder holds other clips, or there is no such split.
     """
     dataset = draw_dataset(clips, seed, split)
     out.mkdir(parents=True, exist_ok=True)
+    _claim(out, {"clips": clips, "seed": seed, "split": split})
     for k, clip in enumerate(dataset):
         path = out / f"{clip.name}.mp4"
         if not path.exists():
@@ -214,6 +218,18 @@ def write_dataset(
     rows = [row for clip in dataset for row in _rows(clip)]
     (out / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return dataset
+
+
+def _claim(out: Path, settings: dict) -> None:
+    """Mark a folder as this dataset's; ValueError when it holds clips of another one."""
+    mark = out / "world.json"
+    if mark.exists():
+        if json.loads(mark.read_text()) != settings:
+            raise ValueError(f"{out}: holds other clips of the world; give another folder")
+    elif any(out.glob("*.mp4")):
+        raise ValueError(f"{out}: holds videos that are not of the world; give another folder")
+    else:
+        mark.write_text(json.dumps(settings) + "\n")
 
 
 def _rows(clip: Clip) -> list[dict]:
