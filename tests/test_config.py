@@ -48,7 +48,7 @@ def test_a_part_is_either_on_the_hub_or_inline() -> None:
 
 
 def test_impossible_values_are_refused() -> None:
-    with pytest.raises(ConfigError, match="time_embedding needs the timeline layout"):
+    with pytest.raises(ConfigError, match="need the timeline layout"):
         replace(OWLET, projector=replace(OWLET.projector, time_embedding=True))
     with pytest.raises(ConfigError, match="frames must be at least 1"):
         replace(TINY, frames=0)
