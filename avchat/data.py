@@ -3,8 +3,8 @@ by number.
 
 A manifest is JSON lines, one conversation on one clip a line:
     {"id": "a", "media": "clips/a.mp4", "start": 1.5, "end": 9, "sense": "both",
-     "messages": [{"role": "user", "content": "what barks?"}, {"role": "assistant", "content": "a
-     dog"}]}
+     "messages": [{"role": "user", "content": "what barks?"},
+                  {"role": "assistant", "content": "a dog"}]}
 `media` is relative to the manifest; `start`, `end` (seconds) and `sense` may be left out.
 """
 

@@ -1,5 +1,5 @@
-"""Heads that name what the generator of the world knows to be there: how the tiny encoders
-learn to see and hear.
+"""Heads that name what the generator of the world knows to be there: how the tiny encoders learn to
+see and hear, and how the tiny language model learns which object makes which sound.
 
 A real encoder arrives trained. The tiny one starts from nothing, and learns fastest by being told
 slot by slot and quarter by quarter what a token should hold. This is supervision by the generator's

@@ -1,12 +1,11 @@
 """Stage 2: teach the model to answer, pictures and sound at once.
 
-    accelerate launch train/finetune.py --data clips.jsonl --init runs/pretrain/model --output
-    runs/mine torchrun --nproc-per-node 2 train/finetune.py --tiny --init runs/tiny/encoders/model
-    --output runs/tiny/chat
+    accelerate launch train/finetune.py --data clips.jsonl --init timeline --output runs/mine
+    torchrun --nproc-per-node 2 train/finetune.py --tiny --init runs/tiny/encoders/model
 
 Projectors and the language model are trained (LoRA where the model's config asks for it, else all
-of it); encoders stay frozen. With `--tiny` the clips are lessons of the world, and two small heads
-go on naming what the generator knows.
+of it); encoders stay frozen. With `--tiny` the clips are lessons of the world, and small heads
+(see avchat/tagging.py) help by naming what the generator knows.
 """
 
 import sys

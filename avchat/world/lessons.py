@@ -1,5 +1,5 @@
-"""An endless stream of training clips: lesson `index` of a seed is always the same, so a run
-can resume exactly.
+"""An endless stream of training clips: the lesson of a clip's n-th visit is always the same for a
+seed, so a run can resume exactly.
 
 A lesson is a rendered clip with turns about it. Now and then a sense is switched off, and what
 needs it is answered by saying so: that is how a model learns to admit that it heard or saw nothing.
