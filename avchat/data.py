@@ -32,6 +32,7 @@ from avchat.prompt import Packed, PromptError, Turn, check_budget, pack, pack_in
 from avchat.world import lessons, questions
 from avchat.world.casting import draw_kind, draw_scene
 from avchat.world.pictures import render_frames
+from avchat.world.sounds import render_waveform
 from avchat.world.tags import Tags, tag
 
 
@@ -58,7 +59,7 @@ class TaggedBatch:
     """A batch of lessons, with what the generator knows of each clip."""
 
     batch: Batch
-    tags: list[Tags]
+    tags: list[Tags | None]  # None: the clip is not of the world
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TaggedBatch":
         """Return this batch with its tensors on a device; tags go there when they are used."""
@@ -77,6 +78,11 @@ def lesson_inputs(lesson: lessons.Lesson, spec: InputSpec) -> Inputs:
         has_audio=True,
     )
     return prepare(media, spec)
+
+
+def known(lesson: lessons.Lesson) -> Tags | None:
+    """Tell what the generator knows of a lesson's clip: nothing of a stranger."""
+    return None if lesson.strange else tag(lesson.scene)
 
 
 def lesson_row(
@@ -101,14 +107,19 @@ def lesson_row(
     return pack(prefix, model.prompt.turns(kept))
 
 
-def retimed(clip: Features, slower: int, start_s: float) -> Features:
+def retimed(clip: Features, slower: float, start_s: float) -> Features:
     """Give full-precision features as of a clip that is `slower` times as long and begins later.
 
-    Each audio state is repeated, so the tokens hold the same averages: only the times change.
+    Each audio state is repeated, so the tokens hold the same averages: only the times change. Where
+    there is sound `slower` must be a whole number.
     """
+    audio = clip.audio
+    if audio is not None:
+        assert slower == int(slower), f"sound cannot be repeated {slower} times"
+        audio = audio.float().repeat_interleave(int(slower), dim=0)
     return Features(
-        visual=clip.visual.float(),
-        audio=clip.audio.float().repeat_interleave(slower, dim=0),
+        visual=None if clip.visual is None else clip.visual.float(),
+        audio=audio,
         frame_times_s=tuple(start_s + slower * time for time in clip.frame_times_s),
         start_s=start_s,
         duration_s=slower * clip.duration_s,
@@ -136,10 +147,10 @@ class Pool:
         rows, clips = [], []
         for clip, lesson in drawn:
             kept = self._features[clip]
-            features = retimed(kept, lesson.slower, lesson.start_s).only(lesson.sense)
+            features = retimed(kept.only(lesson.sense), lesson.slower, lesson.start_s)
             rows.append(lesson_row(self.model, lesson, features, tokens, order=number))
             clips.append(features)
-        return TaggedBatch(collate(rows, clips), [tag(lesson.scene) for _, lesson in drawn])
+        return TaggedBatch(collate(rows, clips), [known(lesson) for _, lesson in drawn])
 
     @torch.no_grad()
     def _encode(self, fresh: dict[int, lessons.Lesson]) -> None:
@@ -159,7 +170,7 @@ def lesson_batch(model: AVChat, drawn: list[lessons.Lesson], tokens: int = 256) 
         lesson_row(model, lesson, clip, tokens, 0)
         for lesson, clip in zip(drawn, clips, strict=True)
     ]
-    return TaggedBatch(collate(rows, clips), [tag(lesson.scene) for lesson in drawn])
+    return TaggedBatch(collate(rows, clips), [known(lesson) for lesson in drawn])
 
 
 @dataclass(frozen=True)
@@ -179,8 +190,8 @@ class Glimpses:
 
 
 def glimpses(model: AVChat, drawn: list[lessons.Lesson], looks: int, order: int) -> Glimpses:
-    """Render lessons for tagging: `looks` frames of each, since frames of one clip teach much
-    the same.
+    """Render lessons' scenes for tagging: `looks` frames of each, since frames of one clip teach
+    much the same.
 
     Args:
         order: seed for which frames.
@@ -194,12 +205,12 @@ def glimpses(model: AVChat, drawn: list[lessons.Lesson], looks: int, order: int)
             render_frames(lesson.scene, times, model.spec.image_size), model.spec
         )
         pictures.append(Inputs(pixels, None, 0, tuple(times.tolist()), 0.0, lesson.duration_s))
-        wave = lesson.waveform()
+        wave = render_waveform(lesson.scene)
         states = len(wave) // STATE_SAMPLES
         sounds.append(Inputs(None, log_mels(wave, model.spec), states, (), 0.0, lesson.duration_s))
-        known = tag(lesson.scene)
-        seen = {name: values[at] for name, values in known.seen.items()}
-        tags.append(replace(known, seen=seen, centres=known.centres[at]))
+        whole = tag(lesson.scene)
+        seen = {name: values[at] for name, values in whole.seen.items()}
+        tags.append(replace(whole, seen=seen, centres=whole.centres[at]))
     return Glimpses(pictures, sounds, tags)
 
 
@@ -208,7 +219,8 @@ def world_texts(clips: int, seed: int) -> list[str]:
     on.
     """
     rng = np.random.default_rng([13, seed])
-    texts = [NO for NO in (questions.NO_SOUND, questions.NO_PICTURE)] * 100
+    admissions = questions.NO_SOUND, questions.NO_PICTURE, *lessons.LOOK, *lessons.LISTEN
+    texts = [f" {text}" for text in admissions] * 100
     for _ in range(clips):
         scene = draw_scene(rng, draw_kind(rng))
         for which in ("seen", "held out"):

@@ -144,14 +144,19 @@ def test_a_batch_of_lessons_is_its_lessons_one_by_one(model: AVChat) -> None:
 
 def test_the_pool_gives_what_encoding_gives(model: AVChat) -> None:
     """Frozen features from the pool against encoding as one goes; kept in half precision."""
-    pool = Pool(model, size=4, seed=1)
-    fresh = lesson_batch(model, [draw_lesson(1, k) for k in range(4)], 208)
+    plain = ("both", True, 1, 0.0)  # what neither retiming nor the order of turns changes
+    drawn = ((seed, [draw_lesson(seed, k) for k in range(4)]) for seed in range(2000))
+    seed, lessons = next(
+        (seed, four)
+        for seed, four in drawn
+        if all((x.sense, x.independent, x.slower, x.start_s) == plain for x in four)
+    )
+    pool, fresh = Pool(model, size=4, seed=seed), lesson_batch(model, lessons, 208)
     with torch.no_grad():
         kept = model(pool.batch(0, 4, 208).batch).total
         again = pool.batch(1, 4, 208)
         encoded = model(fresh.batch).total
-    # rows of the pool are shuffled by another seed; sums of independent turns do not change
-    assert abs(kept - encoded) / encoded < 0.05
+    assert abs(kept - encoded) / encoded < 0.002
     assert not torch.equal(again.batch.ids[0, :60], pool.batch(0, 4, 208).batch.ids[0, :60])
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from avchat.world import casting, dataset, questions, scenes, swaps
 from avchat.world.answers import find
-from avchat.world.lessons import CHECK_STREAM, draw_lesson
+from avchat.world.lessons import CHECK_STREAM, description_for, draw_lesson
 from avchat.world.perception import perceive
 from avchat.world.phrasings import HELD_OUT, PHRASINGS
+from avchat.world.pictures import render_frames
 from avchat.world.questions import FAMILIES, NO_PICTURE, NO_SOUND
 from avchat.world.sentences import description, slots_right, timeline
 from avchat.world.tags import FRAME_TIMES_S, NOT_YET, tag
@@ -195,6 +196,30 @@ def test_a_lesson_without_a_sense_teaches_to_say_so() -> None:
     assert not any(
         t.answer in (NO_SOUND, NO_PICTURE) for x in lessons if x.sense == "both" for t in x.turns
     )
+
+
+def test_a_stranger_is_asked_only_what_its_missing_sense_would_tell() -> None:
+    strangers = [lesson for k in range(600) if (lesson := draw_lesson(0, k)).strange]
+    assert 10 < len(strangers) < 60
+    for lesson in strangers:
+        assert {t.answer for t in lesson.turns} == {
+            {"picture": NO_SOUND, "sound": NO_PICTURE}[lesson.sense]
+        }
+    first, second = strangers[:2]
+    assert (first.frames(64) != second.frames(64)).any()
+    assert not np.array_equal(first.frames(64), render_frames(first.scene, FRAME_TIMES_S, 64))
+    for lesson in strangers:
+        frames, wave = lesson.frames(64), lesson.waveform()
+        assert frames.shape == (8, 64, 64, 3) and frames.dtype == np.uint8
+        assert wave.shape == (64_000,) and wave.dtype == np.float32 and np.abs(wave).max() <= 1
+
+
+def test_a_description_without_a_sense_tells_the_other() -> None:
+    scene = draw_lesson(0, 3).scene
+    seen, heard = description_for(scene, "picture"), description_for(scene, "sound")
+    assert all(o.name in seen and o.name not in heard for o in scene.objects)
+    assert seen.endswith("there is no sound.") and heard.startswith(NO_PICTURE)
+    assert description(scene).removeprefix(seen.removesuffix("there is no sound.")) in heard
 
 
 def test_a_visit_asks_the_same_clip_other_questions() -> None:

@@ -74,19 +74,26 @@ class Pupil(nn.Module):
         batch, tags = tagged.batch, tagged.tags
         tokens = self.model.project(batch.clips)
         loss = self.model(batch, tokens=tokens)
-        heard = [k for k, t in enumerate(tokens) if len(t.audio)]
-        seen = [k for k, t in enumerate(tokens) if len(t.visual)]
+        known = [k for k, tag in enumerate(tags) if tag is not None]
+        seen = [k for k in known if len(tokens[k].visual)]
+        heard = [k for k in known if len(tokens[k].audio)]
         both = [k for k in heard if k in seen]
-        at_seen, at_heard, at_both = ([tags[k] for k in rows] for rows in (seen, heard, both))
-        visual = torch.stack([tokens[k].visual for k in seen])
-        audio = torch.stack([tokens[k].audio for k in heard])
-        naming = self.tagger.seen_loss(visual, at_seen) + self.tagger.heard_loss(audio, at_heard)
-        acting = self.follower.acting_loss(
-            self._at(ACTING_LAYER, batch.ids, SOUND_ID, both), at_both
-        )
-        so_far = self.follower.seen_loss(
-            self._at(SO_FAR_LAYER, batch.ids, PICTURE_ID, seen), at_seen
-        ) + self.follower.heard_loss(self._at(SO_FAR_LAYER, batch.ids, SOUND_ID, heard), at_heard)
+        naming, acting, so_far = (loss.total.new_zeros(()) for _ in range(3))
+        if seen:
+            at_seen = [tags[k] for k in seen]
+            visual = torch.stack([tokens[k].visual for k in seen])
+            states = self._at(SO_FAR_LAYER, batch.ids, PICTURE_ID, seen)
+            naming = naming + self.tagger.seen_loss(visual, at_seen)
+            so_far = so_far + self.follower.seen_loss(states, at_seen)
+        if heard:
+            at_heard = [tags[k] for k in heard]
+            audio = torch.stack([tokens[k].audio for k in heard])
+            states = self._at(SO_FAR_LAYER, batch.ids, SOUND_ID, heard)
+            naming = naming + self.tagger.heard_loss(audio, at_heard)
+            so_far = so_far + self.follower.heard_loss(states, at_heard)
+        if both:
+            states = self._at(ACTING_LAYER, batch.ids, SOUND_ID, both)
+            acting = self.follower.acting_loss(states, [tags[k] for k in both])
         heads = TAG_WEIGHT * naming + FOLLOW_WEIGHT * (acting + so_far)
         logs = {
             "answers": float(loss.total.detach() / loss.weight),

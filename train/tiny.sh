@@ -10,7 +10,7 @@ two() { python -m torch.distributed.run --nproc-per-node 2 "$@"; }
 
 two train/pretrain.py --tiny --output "$out/encoders" --steps 2600 --batch 16 --lr 2e-3 --precision fp32
 two train/finetune.py --tiny --init "$out/encoders/model" --output "$out/chat" \
-  --steps 7000 --batch 12 --pool 16392 --lr 1.5e-3 --weight-decay 0.02
+  --steps 7600 --batch 12 --pool 24600 --lr 1.5e-3 --weight-decay 0.02
 python eval/world.py --model "$out/chat/model" --clips 500 --seed 1 | tee "$out/world.txt"
 rm -rf avchat/assets/tiny
 cp -r "$out/chat/model" avchat/assets/tiny

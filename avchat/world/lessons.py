@@ -3,36 +3,45 @@ seed, so a run can resume exactly.
 
 A lesson is a rendered clip with turns about it. Now and then a sense is switched off, and what
 needs it is answered by saying so: that is how a model learns to admit that it heard or saw nothing.
+Some of these clips are strangers, not of the world at all, and the admission is all that is asked.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from avchat.world import questions
+from avchat.world import questions, sentences
 from avchat.world.casting import draw_kind, draw_scene
 from avchat.world.pictures import render_frames
 from avchat.world.questions import NO_PICTURE, NO_SOUND, Question
 from avchat.world.scenes import DURATION_S, Scene
 from avchat.world.sounds import render_waveform
+from avchat.world.strangers import strange_frames, strange_waveform
 from avchat.world.tags import FRAME_TIMES_S
 
 PICTURE_ONLY, SOUND_ONLY = 0.10, 0.10  # how often a sense is switched off
+STRANGE = 0.05  # how many clips are not of the world
 # How often a clip is passed off as a slower one, and as a part of a longer one: people's clips are
 # not all 4 s long, and the times in the prompt must not matter to what is seen and heard.
 SLOWER, LATER = 0.2, 0.2
+# What people ask when they do not yet know the clip.
+LOOK = ("what do you see?", "tell me what you see.", "describe the picture.", "what is there?")
+LISTEN = ("what do you hear?", "tell me what you hear.", "describe the sound.", "what is said?")
 # Fixed words that do not name what is asked about may be lost from a question: other phrasings must
 # work too.
 WORD_LOSS = 0.06
+CAPITAL, BARE = 0.15, 0.1  # how often a question is typed so: with a capital, without its mark
 SMALL_WORDS = frozenset(
     "a the is are do does you me tell look listen and in that it if which what".split()
 )
-# Families that are learned last, as runs have shown; they are asked twice as often.
-LATE = frozenset(
-    "motion event_count sound_count rhythm loudness_compare word_exists sync which_object_of_two "
-    "which_sound_of_two word_when object_when".split()
+# How much more often the families are asked that are learned last, as runs have shown.
+LATE = dict.fromkeys(
+    "motion rhythm loudness_compare word_exists sync which_object_of_two which_sound_of_two "
+    "word_when".split(),
+    2.0,
 )
+LATE |= dict.fromkeys("event_count event_kind sound_count first_actor object_when".split(), 3.5)
 TRAIN_STREAM, CHECK_STREAM = 11, 12  # so that no test seed meets a training seed
 
 
@@ -55,8 +64,9 @@ class Lesson:
     turns: tuple[Turn, ...]
     sense: Literal["both", "sound", "picture"]
     independent: bool
-    slower: int = 1  # this many times as long
+    slower: float = 1.0  # this many times as long; a whole number where there is sound
     start_s: float = 0.0
+    strange: bool = False  # neither picture nor sound is of the world; `scene` is not shown
 
     @property
     def frame_times_s(self) -> np.ndarray:
@@ -70,11 +80,13 @@ class Lesson:
 
     def frames(self, size: int) -> np.ndarray:
         """Render one frame a slot: uint8 [T, size, size, 3]."""
+        if self.strange:
+            return strange_frames(self.scene.seed, len(FRAME_TIMES_S), size)
         return render_frames(self.scene, FRAME_TIMES_S, size)
 
     def waveform(self) -> np.ndarray:
         """Render the sound track: float32 [samples], 16 kHz mono."""
-        return render_waveform(self.scene)
+        return strange_waveform(self.scene.seed) if self.strange else render_waveform(self.scene)
 
 
 def draw_lesson(
@@ -94,28 +106,71 @@ def draw_lesson(
     """
     rng = np.random.default_rng([stream, seed, clip])
     scene = draw_scene(rng, draw_kind(rng))
+    strange = bool(rng.random() < STRANGE)
     rng = np.random.default_rng([stream, seed, clip, visit])
-    draw = rng.random()
-    sense = (
-        "picture"
-        if draw < PICTURE_ONLY
-        else "sound"
-        if draw < PICTURE_ONLY + SOUND_ONLY
-        else "both"
-    )
+    sense = _draw_sense(rng, strange)
+    slower, start_s = _draw_times(rng, sense)
     asked = questions.every_question(scene, rng)
     asked += [q for q in questions.every_question(scene, rng) if q.needs != "V"]  # in other words
+    if strange:
+        asked = [q for q in asked if answer_for(q, sense) != q.answer]
     asked = choose(asked, turns, rng)
-    taught = [Turn(_lose_words(q, rng), answer_for(q, sense), weight=3.0) for q in asked]
-    slower = int(rng.integers(2, 6)) if rng.random() < SLOWER else 1
-    start_s = float(rng.integers(1, 240)) / 4 if rng.random() < LATER else 0.0
-    if sense == "both":
-        for family in questions.SENTENCES if slower == 1 and not start_s else ("describe",):
-            if rng.random() < sentences:
-                q = questions.describe(scene, rng, family=family)
-                taught.insert(0, Turn(q.question, q.answer))
+    taught = [Turn(_as_typed(q, rng), answer_for(q, sense), weight=3.0) for q in asked]
+    retimed = slower != 1 or start_s > 0
+    taught = _sentences(scene, sense, strange, retimed, sentences, rng) + taught
     independent = bool(rng.random() < 0.8)
-    return Lesson(scene, tuple(taught), sense, independent, slower, start_s)
+    return Lesson(scene, tuple(taught), sense, independent, slower, start_s, strange)
+
+
+def _draw_sense(rng: np.random.Generator, strange: bool) -> Literal["both", "sound", "picture"]:
+    """Draw which senses are on: one alone where the clip is strange."""
+    draw = rng.random() * (PICTURE_ONLY + SOUND_ONLY if strange else 1)
+    if draw < PICTURE_ONLY:
+        return "picture"
+    return "sound" if draw < PICTURE_ONLY + SOUND_ONLY else "both"
+
+
+def _draw_times(rng: np.random.Generator, sense: str) -> tuple[float, float]:
+    """Draw how much slower a clip is passed off as, and when it begins, in seconds.
+
+    Pictures alone can be given any times; sound is stretched by repeating its states.
+    """
+    slower = rng.random() < SLOWER
+    later = rng.random() < LATER
+    if sense == "picture":
+        factor = float(np.exp(rng.uniform(np.log(0.2), np.log(40)))) if rng.random() < 0.6 else 1.0
+        return factor, float(rng.uniform(0, 120)) if later else 0.0
+    factor = float(rng.integers(2, 6)) if slower else 1.0
+    return factor, float(rng.integers(1, 240)) / 4 if later else 0.0
+
+
+def _sentences(
+    scene: Scene, sense: str, strange: bool, retimed: bool, often: float, rng: np.random.Generator
+) -> list[Turn]:
+    """Ask now and then for sentences about the whole clip, and what people ask first of any."""
+    turns = []
+    if rng.random() < often:
+        question = _typed(questions.describe(scene, rng).question, rng)
+        turns.append(Turn(question, description_for(scene, sense, strange)))
+    if sense == "both" and not retimed and rng.random() < often:
+        q = questions.describe(scene, rng, family="timeline")
+        turns.append(Turn(q.question, q.answer))
+    if sense != "both" and often:
+        asked, answer = (LISTEN, NO_SOUND) if sense == "picture" else (LOOK, NO_PICTURE)
+        question = _typed(asked[rng.integers(len(asked))], rng)
+        turns.append(Turn(question, answer, weight=3.0))
+    return turns
+
+
+def description_for(scene: Scene, sense: str, strange: bool = False) -> str:
+    """Describe what is there when only some senses are on; of a stranger, what is not there."""
+    if sense == "both":
+        return sentences.description(scene)
+    if sense == "picture":
+        said = sentences.description(replace(scene, sounds=()))
+        return NO_SOUND if strange else said
+    heard = sentences.description(replace(scene, objects=()))
+    return NO_PICTURE if strange else f"{NO_PICTURE} {heard}"
 
 
 def choose(asked: list[Question], count: int, rng: np.random.Generator) -> list[Question]:
@@ -126,7 +181,7 @@ def choose(asked: list[Question], count: int, rng: np.random.Generator) -> list[
     rarity = np.array([1 / families.count(f) for f in families])
     # Pictures are asked about in every scene, sounds and speech in few, both at once are hard.
     rarity *= np.array([{"V": 0.3, "A": 1.0, "S": 0.6, "AV": 2.0}[q.needs] for q in asked])
-    rarity *= np.array([2.0 if q.family in LATE else 1.0 for q in asked])
+    rarity *= np.array([LATE.get(q.family, 1.0) for q in asked])
     picked = (
         rng.choice(len(asked), min(count, len(asked)), replace=False, p=rarity / rarity.sum())
         if count and len(asked)
@@ -144,12 +199,19 @@ def answer_for(question: Question, sense: str) -> str:
     return question.answer
 
 
-def _lose_words(question: Question, rng: np.random.Generator) -> str:
-    """Drop small words here and there, except from what the phrasing was filled with."""
+def _as_typed(question: Question, rng: np.random.Generator) -> str:
+    """Drop small words here and there, except from what the phrasing was filled with, and write
+    now and then with a capital or without the mark at the end.
+    """
     kept = " ".join(value for _, value in question.args).split()
     words = [
         w
         for w in question.question.split()
         if w in kept or w not in SMALL_WORDS or rng.random() >= WORD_LOSS
     ]
-    return " ".join(words)
+    return _typed(" ".join(words), rng)
+
+
+def _typed(text: str, rng: np.random.Generator) -> str:
+    text = text.rstrip("?.") if rng.random() < BARE else text
+    return text[:1].upper() + text[1:] if rng.random() < CAPITAL else text
