@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 CONFIG_FILE = "config.json"
 MODEL_TYPE = "avchat"
+VLSA_TYPE = "avchat-vlsa"
 
 
 class ModelError(ValueError):
@@ -163,14 +164,18 @@ class Config:
     @classmethod
     def load(cls, folder: Path) -> "Config":
         """Read `config.json` from a folder; ConfigError when it is absent or not one of ours."""
-        path = folder / CONFIG_FILE
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: not readable as a configuration ({error})") from error
-        if not isinstance(data, dict) or data.get("model_type") != MODEL_TYPE:
-            raise ConfigError(f"{path}: not a configuration of an avchat model")
-        return cls.from_dict(data)
+        return cls.from_dict(_read(folder / CONFIG_FILE, MODEL_TYPE, "an avchat model"))
+
+
+def _read(path: Path, model_type: str, what: str) -> dict[str, Any]:
+    """Read a configuration of a kind, without the name of the kind."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not readable as a configuration ({error})") from error
+    if not isinstance(data, dict) or data.pop("model_type", None) != model_type:
+        raise ConfigError(f"{path}: not a configuration of {what}")
+    return data
 
 
 def _build(kind: type, data: dict[str, Any]) -> Any:
@@ -183,6 +188,64 @@ def _build(kind: type, data: dict[str, Any]) -> Any:
         return kind(**data)
     except TypeError as error:
         raise ConfigError(f"config: {error}") from error
+
+
+@dataclass(frozen=True)
+class VLSAConfig:
+    """A lookup head (P2, VLSA). The defaults are the paper's where it states one; where it is
+    silent they are papers.md 3.3's, marked "ours".
+    """
+
+    kind: Literal["features", "pixels"] = "pixels"
+    base: str | None = None  # features: the model whose frozen encoders give the patches
+    base_fingerprint: str | None = None  # of those encoders' weights
+    # features: as in the base's ProjectorConfig. Its widths and patches come with the encoders.
+    projector: ProjectorConfig | None = None
+    vision_width: int = 0
+    audio_width: int = 0
+    num_patches: int = 0
+    frames: int = 8
+    width: int = 768  # ViT-Base
+    depth: int = 12
+    heads: int = 12
+    feed: int = 3072
+    decoder_width: int = 512  # ours: MAE's
+    decoder_depth: int = 8  # ours
+    decoder_heads: int = 8  # ours
+    max_text: int = 40
+    vocab_size: int = 30522
+    mask_text: float = 0.15
+    mask_video: float = 0.75
+    mask_audio: float = 0.75
+    local: bool = True  # the loss of masked patches
+    audio_global: bool = True  # the two losses that match the sound with picture and text
+    weight_global: float = 5.0  # the paper's lambda
+    masked_global: bool = True  # ours: global tokens of the masked patches, as CAV-MAE takes them
+    temperature: float = 0.07  # ours
+    learn_temperature: bool = False
+    hard_negatives: bool = False  # ours, off: the likeliest wrong partner instead of a random one
+    video_text: bool = False  # ours, off: a direct term of picture and text
+    clip_text: bool = False  # ours, off: a term of picture with sound, encoded together, and text
+    embedding_std: float = 0.02
+    # Cosine of text and clip below which a hit is no good match; measured after training.
+    threshold: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, ready for JSON."""
+        return {"model_type": VLSA_TYPE, **asdict(self)}
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` into a folder."""
+        text = json.dumps(self.to_dict(), indent=2)
+        (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "VLSAConfig":
+        """Read `config.json` from a folder; ConfigError when it is absent or not a head's."""
+        data = _read(folder / CONFIG_FILE, VLSA_TYPE, "a lookup head")
+        if data.get("projector") is not None:
+            data["projector"] = _build(ProjectorConfig, data["projector"])
+        return _build(cls, data)
 
 
 # Bunny's and Owlet's words (bunny/conversation.py, conv_bunny; Owlet's model card).

@@ -143,14 +143,19 @@ class Pool:
         for k in range(number * count, (number + 1) * count):
             visit, clip = divmod(k, self.size)
             drawn.append((clip, lessons.draw_lesson(self.seed, clip, visit)))
-        self._encode({clip: lesson for clip, lesson in drawn if clip not in self._features})
         rows, clips = [], []
-        for clip, lesson in drawn:
-            kept = self._features[clip]
+        for (_, lesson), kept in zip(drawn, self.features(drawn), strict=True):
             features = retimed(kept.only(lesson.sense), lesson.slower, lesson.start_s)
             rows.append(lesson_row(self.model, lesson, features, tokens, order=number))
             clips.append(features)
         return TaggedBatch(collate(rows, clips), [known(lesson) for _, lesson in drawn])
+
+    def features(self, drawn: list[tuple[int, lessons.Lesson]]) -> list[Features]:
+        """Give the features of clips by number, in half precision; those that are new are
+        encoded.
+        """
+        self._encode({clip: lesson for clip, lesson in drawn if clip not in self._features})
+        return [self._features[clip] for clip, _ in drawn]
 
     @torch.no_grad()
     def _encode(self, fresh: dict[int, lessons.Lesson]) -> None:

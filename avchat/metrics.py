@@ -64,3 +64,36 @@ def group_accuracy(right: Sequence[bool], groups: Sequence[str]) -> float:
     for good, group in zip(right, groups, strict=True):
         verdicts[group] = verdicts.get(group, True) and bool(good)
     return mean([float(v) for v in verdicts.values()])
+
+
+def ranks(scores: np.ndarray, right: np.ndarray | None = None) -> np.ndarray:
+    """Rank the right answer of each query, 1 being best; ties share their average rank.
+
+    Args:
+        scores: [Q, G] of queries and gallery, more being better.
+        right: bool [Q, G]; None for the diagonal. Where several are right the best counts.
+
+    Raises:
+        ValueError: a score is not a number, or a query has no right answer.
+    """
+    scores = np.asarray(scores, dtype=float)
+    if np.isnan(scores).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} scores are not numbers")
+    right = np.eye(*scores.shape, dtype=bool) if right is None else np.asarray(right, dtype=bool)
+    if not right.any(1).all():
+        raise ValueError("a query has no right answer in the gallery")
+    best = np.where(right, scores, -np.inf).max(1, keepdims=True)
+    above = (~right & (scores > best)).sum(1)
+    # a wrong answer with the same score stands before the right one half of the time
+    return 1 + above + (~right & (scores == best)).sum(1) / 2
+
+
+def retrieval(ranked: np.ndarray, gallery: int) -> dict[str, float]:
+    """Summarise ranks: R@1, R@5, R@10, median and mean rank, and the gallery's size."""
+    ranked = np.asarray(ranked, dtype=float)
+    return {f"R@{k}": float((ranked <= k).mean()) for k in (1, 5, 10)} | {
+        "median_rank": float(np.median(ranked)),
+        "mean_rank": float(ranked.mean()),
+        "queries": len(ranked),
+        "gallery": gallery,
+    }

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,14 @@ class Slot:
     time_s: float | None  # written before the tokens; None: no time is written
     visual: int
     audio: int
+
+
+class Pooled(NamedTuple):
+    """The pooled features of the clips that have a sense: which, their rows, the rows' times."""
+
+    present: list[int]
+    rows: list[Tensor]  # [N, D in] each
+    times_s: list[Tensor]  # [N] each, since the start of the part
 
 
 @dataclass(frozen=True)
@@ -140,12 +149,19 @@ class Mlp(nn.Module):
 
     def forward(self, rows: Tensor, times_s: Tensor) -> Tensor:
         """Project pooled rows [N, D in] with their centre times [N] to tokens [N, D out]."""
-        weight = self.mlp[0].weight
-        tokens = self.output_norm(self.mlp(self.norm(rows.to(weight.dtype))))
-        if self.time is not None:
-            times = time_features(times_s.to(weight.device, torch.float32))
-            tokens = tokens + self.time(times.to(weight.dtype))
-        return tokens
+        return self.content(rows) + self.position(times_s)
+
+    def content(self, rows: Tensor) -> Tensor:
+        """Project pooled rows [..., D in] without their times."""
+        return self.output_norm(self.mlp(self.norm(rows.to(self.mlp[0].weight.dtype))))
+
+    def position(self, times_s: Tensor) -> Tensor:
+        """Embed centre times [N] -> [N, D out]; zeros where times are not used."""
+        weight = self.mlp[-1].weight
+        if self.time is None:
+            return weight.new_zeros((len(times_s), len(weight)))
+        times = time_features(times_s.to(weight.device, torch.float32))
+        return self.time(times.to(weight.dtype))
 
 
 class VisualProjector(nn.Module):
@@ -169,16 +185,21 @@ class VisualProjector(nn.Module):
 
     def forward(self, clips: list[Features], slots: list[tuple[Slot, ...]]) -> list[Tensor]:
         """Project each clip's frames to tokens [N, D]; N is 0 for a clip that is not seen."""
+        seen, pooled, times = self.rows(clips, slots)
+        tokens = _project(self.mlp, len(clips), seen, pooled, times)
+        return tokens if self.cells is None else [t + self.cells_of(len(t)) for t in tokens]
+
+    def rows(self, clips: list[Features], slots: list[tuple[Slot, ...]]) -> Pooled:
+        """Pool the frames of the clips that are seen, without projecting them."""
         seen = [k for k, clip in enumerate(clips) if clip.visual is not None]
         pooled = _in_groups(
             seen, lambda k: clips[k].visual.shape, lambda g: self._pool(_stack(clips, g, "visual"))
         )
-        times = [self._times(clips[k], slots[k]) for k in seen]
-        tokens = _project(self.mlp, len(clips), seen, pooled, times)
-        if self.cells is None:
-            return tokens
-        # the cells of a frame come row by row, frame after frame
-        return [t + self.cells.to(t.dtype).repeat(len(t) // len(self.cells), 1) for t in tokens]
+        return Pooled(seen, pooled, [self._times(clips[k], slots[k]) for k in seen])
+
+    def cells_of(self, num_tokens: int) -> Tensor:
+        """Repeat the vectors of the cells [N, D]: row by row in a frame, frame after frame."""
+        return self.cells.repeat(num_tokens // len(self.cells), 1)
 
     def _pool(self, visual: Tensor) -> Tensor:
         """Pool [G, T, P, D] to [G, N, D']."""
@@ -212,14 +233,17 @@ class AudioProjector(nn.Module):
 
     def forward(self, clips: list[Features], slots: list[tuple[Slot, ...]]) -> list[Tensor]:
         """Project each clip's states to tokens [N, D]; N is 0 for a clip that is not heard."""
+        return _project(self.mlp, len(clips), *self.rows(clips, slots))
+
+    def rows(self, clips: list[Features], slots: list[tuple[Slot, ...]]) -> Pooled:
+        """Pool the states of the clips that are heard, without projecting them."""
         heard = [k for k, clip in enumerate(clips) if clip.audio is not None]
         pooled = _in_groups(
             heard,
             lambda k: (clips[k].audio.shape, slots[k], clips[k].start_s),
             lambda g: self._pool(_stack(clips, g, "audio"), slots[g[0]], clips[g[0]].start_s),
         )
-        times = [self._times(clips[k], slots[k]) for k in heard]
-        return _project(self.mlp, len(clips), heard, pooled, times)
+        return Pooled(heard, pooled, [self._times(clips[k], slots[k]) for k in heard])
 
     def _pool(self, states: Tensor, slots: tuple[Slot, ...], start_s: float) -> Tensor:
         """Pool states [G, S, D] to tokens of stacked bins [G, N, bins * D]."""

@@ -4,6 +4,7 @@ A folder holds `config.json`, `model.safetensors`, `tokenizer/`, `README.md` and
 `adapter/`. model.py writes and reads them.
 """
 
+import hashlib
 from pathlib import Path
 
 from huggingface_hub import snapshot_download, try_to_load_from_cache
@@ -64,6 +65,15 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: the weights cannot be read ({error})") from error
+
+
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """Name weights by their values: 16 hexadecimal digits, the same on every device."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def own_prefixes(config: Config) -> tuple[str, ...]:

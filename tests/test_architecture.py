@@ -23,11 +23,14 @@ LAYERS = [
     "chat batch",
     "receipt",
     "checkpoints",
+    "patches matching",
     "vlsa",
+    "heads",
     "library",
     "world",
     "tagging",
     "data",
+    "captions",
     "features",
     "training",
     "metrics",
@@ -53,7 +56,7 @@ OWNERS = {
 FORBIDDEN = [
     ({"model"}, {"vlsa"}),
     ({"vlsa"}, {"model"}),
-    ({"chat", "library", "ui"}, {"data", "features", "training"}),
+    ({"chat", "heads", "library", "ui"}, {"captions", "data", "features", "training"}),
 ]
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80

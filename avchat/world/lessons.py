@@ -97,16 +97,18 @@ def draw_lesson(
     turns: int = 14,
     sentences: float = 0.5,
     stream: int = TRAIN_STREAM,
+    strangers: bool = True,
 ) -> Lesson:
     """Draw the lesson of a clip's visit: the same clip is asked other questions at each visit.
 
     Args:
         turns: short questions about the clip, at most.
         sentences: how often each of the two sentence questions is asked as well.
+        strangers: whether a clip may be a stranger.
     """
     rng = np.random.default_rng([stream, seed, clip])
     scene = draw_scene(rng, draw_kind(rng))
-    strange = bool(rng.random() < STRANGE)
+    strange = strangers and bool(rng.random() < STRANGE)
     rng = np.random.default_rng([stream, seed, clip, visit])
     sense = _draw_sense(rng, strange)
     slower, start_s = _draw_times(rng, sense)

@@ -1,0 +1,144 @@
+"""What a lookup head learns from: captioned clips, of the world or of the user's own, as batches by
+number.
+
+A caption manifest is JSON lines, one captioned clip a line:
+    {"id": "a", "media": "clips/a.mp4", "start": 1.5, "end": 9, "caption": "a dog barks",
+     "of": "both"}
+`media` is relative to the manifest; `start`, `end` (seconds) and `of` (what the caption speaks of:
+both, picture or sound; both when left out) may be missing.
+"""
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from avchat.data import DataError, Pool
+from avchat.encoders import Features, Inputs
+from avchat.media import Media, MediaError, load_media
+from avchat.model import AVChat
+from avchat.patches import FRAMES, SIDE, PixelClip, pixel_clip
+from avchat.vlsa import VLSA, CaptionedClips
+from avchat.world.captions import caption
+from avchat.world.lessons import draw_lesson
+
+ABOUT = ("both", "picture", "sound")
+# How often a caption of the world speaks of both, of the picture alone, of the sound alone: people
+# search by either.
+ABOUT_OFTEN = (0.6, 0.2, 0.2)
+
+
+@dataclass(frozen=True)
+class CaptionedFile:
+    """A clip of the user's with its caption."""
+
+    id: str
+    media: Path
+    caption: str
+    of: str = "both"
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+def captioned(
+    model: VLSA, clips: Sequence[Features] | Sequence[PixelClip], texts: list[str], of: list[str]
+) -> CaptionedClips:
+    """Join clips and their captions to a batch."""
+    ids, words = model.tokenize(texts)
+    return CaptionedClips(
+        clips=list(clips),
+        ids=ids,
+        words=words,
+        of_picture=torch.tensor([x != "sound" for x in of]),
+        of_sound=torch.tensor([x != "picture" for x in of]),
+        same=torch.tensor([zlib.crc32(text.strip().lower().encode()) for text in texts]),
+    )
+
+
+def world_batch(model: VLSA, pool: Pool, number: int, count: int) -> CaptionedClips:
+    """Make batch `number` of `count` clips of the world; each visit of a clip has another
+    caption.
+    """
+    drawn, texts, of = [], [], []
+    for k in range(number * count, (number + 1) * count):
+        visit, clip = divmod(k, pool.size)
+        lesson = draw_lesson(pool.seed, clip, turns=0, sentences=0, strangers=False)
+        rng = np.random.default_rng([15, pool.seed, clip, visit])
+        of.append(str(rng.choice(ABOUT, p=ABOUT_OFTEN)))
+        texts.append(caption(lesson.scene, rng, of[-1]).text)
+        drawn.append((clip, lesson))
+    return captioned(model, [full(clip) for clip in pool.features(drawn)], texts, of)
+
+
+def full(clip: Features) -> Features:
+    """Give features in full precision."""
+    return Features(
+        clip.visual.float(), clip.audio.float(), clip.frame_times_s, clip.start_s, clip.duration_s
+    )
+
+
+def read_captions(path: Path) -> list[CaptionedFile]:
+    """Read a caption manifest; DataError names the file and the line that cannot be used."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable ({error})") from error
+    found = [_captioned_file(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if len(found) < 2:
+        raise DataError(f"{path}: {len(found)} captions; matching needs at least two")
+    return found
+
+
+def _captioned_file(path: Path, number: int, line: str) -> CaptionedFile:
+    where = f"{path}, line {number}"
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error})") from error
+    if not isinstance(row, dict) or not all(
+        isinstance(row.get(key), str) and row[key].strip() for key in ("media", "caption")
+    ):
+        raise DataError(f"{where}: needs an object with media, a path, and caption, a text")
+    if row.get("of", "both") not in ABOUT:
+        raise DataError(f"{where}: of must be one of {', '.join(ABOUT)}, not {row['of']!r}")
+    return CaptionedFile(
+        id=str(row.get("id", number)),
+        media=path.parent / row["media"],
+        caption=row["caption"],
+        of=row.get("of", "both"),
+        start_s=row.get("start"),
+        end_s=row.get("end"),
+    )
+
+
+def file_batch(
+    model: VLSA, chat: AVChat | None, files: list[CaptionedFile], size: int, seed: int, number: int
+) -> CaptionedClips:
+    """Make batch `number` of the user's clips: each epoch is a fresh shuffle.
+
+    Args:
+        chat: the model whose encoders see and hear; None where patches are pixels.
+    """
+    chosen = []
+    for position in range(number * size, (number + 1) * size):
+        epoch, index = divmod(position, len(files))
+        chosen.append(files[np.random.default_rng([seed, epoch]).permutation(len(files))[index]])
+    clips = [
+        pixel_clip(_load(x, FRAMES, SIDE)) if chat is None else _inputs(chat, x) for x in chosen
+    ]
+    return captioned(model, clips, [x.caption for x in chosen], [x.of for x in chosen])
+
+
+def _inputs(chat: AVChat, file: CaptionedFile) -> Inputs:
+    return chat.prepare(_load(file, chat.config.frames, None))
+
+
+def _load(file: CaptionedFile, frames: int, size: int | None) -> Media:
+    try:
+        return load_media(file.media, frames=frames, size=size, start=file.start_s, end=file.end_s)
+    except MediaError as error:
+        raise DataError(f"sample {file.id}: {error}") from error

@@ -1,0 +1,145 @@
+"""Measure a lookup head on clips of the world that it was never trained on: rendered to files,
+decoded, found.
+
+    python eval/retrieval.py --model tiny --clips 500 --seed 1 --json
+
+Two galleries are drawn: "clips", with captions of picture and sound that are each true of one clip
+alone, and "sounds", with captions of sound tracks that are each unlike all others. All six
+directions between text, picture and sound are measured, and text against picture and sound encoded
+together ("clip"), with the same head deafened beside it. Raw cosine; nothing is re-weighted over
+the queries. Intervals: 95 %, bootstrap over queries.
+"""
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from avchat.config import ModelError
+from avchat.heads import Vectors, VlsaHead, load_head
+from avchat.media import Media, load_media
+from avchat.metrics import interval_of, ranks, retrieval
+from avchat.world.captions import Caption, draw_gallery
+from avchat.world.clip_file import write_clip
+from avchat.world.scenes import Scene
+
+Gallery = list[tuple[Scene, Caption]]
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Measure a lookup head on the world."""
+
+    model: str = "tiny"
+    """The bundled head (tiny) or the folder of one."""
+    clips: int = 500
+    """Size of each gallery."""
+    seed: int = 1
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+
+def main(run: Retrieval) -> None:
+    """Render, embed, rank, print."""
+    head = load_head(run.model)
+    both = embed(head, run, "both")
+    sounds = embed(head, run, "sound")
+    directions = measure(head, *both) | measure_sounds(head, *sounds)
+    report = {"model": run.model, "seed": run.seed, "directions": directions}
+    print(json.dumps(report) if run.json else table(report))
+
+
+def embed(
+    head: VlsaHead, run: Retrieval, about: str
+) -> tuple[Gallery, list[Vectors], list[Vectors]]:
+    """Render a gallery to files, decode them, embed them; and once more without their sound."""
+    gallery = draw_gallery(run.seed, run.clips, about)
+    full, deaf = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        for scene, _ in tqdm(gallery, desc=f"gallery: {about}", disable=not sys.stderr.isatty()):
+            write_clip(scene, path)
+            media = load_media(path, frames=head.frames, size=head.size)
+            full += head.clips([media])
+            deaf += head.clips([without_sound(media)])
+    return gallery, full, deaf
+
+
+def without_sound(media: Media) -> Media:
+    """Take the sound track away."""
+    return replace(media, waveform=media.waveform[:0], has_audio=False)
+
+
+def measure(head: VlsaHead, gallery: Gallery, full: list[Vectors], deaf: list[Vectors]) -> dict:
+    """Measure what a caption of picture and sound finds, and what finds it."""
+    texts = head.texts([line.text for _, line in gallery])
+    clips, pictures = stack(full, "both"), stack(full, "picture")
+    # every caption of this gallery says something about the sound
+    deafened = stack(deaf, "both")
+    found = {
+        "text to clip": score(texts @ clips.T),
+        "text to clip, deafened": score(texts @ deafened.T),
+        "clip to text": score(clips @ texts.T),
+    }
+    seen = np.array(
+        [[Caption("", line.seen, None).fits(s) for s, _ in gallery] for _, line in gallery]
+    )
+    found["text to picture"] = score(texts @ pictures.T, seen)
+    found["picture to text"] = score(pictures @ texts.T, seen.T)
+    sounds = stack(full, "sound")
+    return found | {
+        "picture to sound": score(pictures @ sounds.T),
+        "sound to picture": score(sounds @ pictures.T),
+    }
+
+
+def measure_sounds(
+    head: VlsaHead, gallery: Gallery, full: list[Vectors], deaf: list[Vectors]
+) -> dict:
+    """Measure what a caption of the sound finds, and what finds it."""
+    texts, sounds = head.texts([line.text for _, line in gallery]), stack(full, "sound")
+    return {"text to sound": score(texts @ sounds.T), "sound to text": score(sounds @ texts.T)}
+
+
+def stack(found: list[Vectors], sense: str) -> np.ndarray:
+    """Stack one sense of all clips, [G, D]."""
+    return np.stack([getattr(vectors, sense) for vectors in found])
+
+
+def score(scores: np.ndarray, right: np.ndarray | None = None) -> dict:
+    """Rank and summarise one direction, with the interval of R@1."""
+    ranked = ranks(scores, right)
+    spread = interval_of(
+        lambda chosen: float((chosen <= 1).mean()),
+        ranked,
+        [str(k) for k in range(len(ranked))],
+        draws=1000,
+        seed=0,
+    )
+    return retrieval(ranked, scores.shape[1]) | {"R@1_interval": spread}
+
+
+def table(report: dict) -> str:
+    """Lay the report out for reading."""
+    lines = [f"{'':24s}    R@1 (95 %)            R@5   R@10  median   mean  gallery"]
+    for name, row in report["directions"].items():
+        low, high = row["R@1_interval"]
+        lines.append(
+            f"{name:24s} {row['R@1']:6.3f} ({low:.3f} to {high:.3f}) {row['R@5']:6.3f} "
+            f"{row['R@10']:6.3f} {row['median_rank']:7.1f} {row['mean_rank']:6.1f} "
+            f"{row['gallery']:8d}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Retrieval, description=__doc__))
+    except ModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
