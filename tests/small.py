@@ -5,10 +5,19 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from avchat.config import OWLET, TINY, AudioConfig, Config, LanguageConfig, VisionConfig
+from avchat.config import (
+    OWLET,
+    TINY,
+    AudioConfig,
+    Config,
+    LanguageConfig,
+    VisionConfig,
+    VLSAConfig,
+)
 from avchat.language import train_tokenizer
 from avchat.media import Media
 from avchat.model import AVChat
+from avchat.vlsa import VLSA
 
 WORDS = (
     "which object makes the sound? the red circle, a blue square or the green star. "
@@ -61,6 +70,29 @@ POOLED_CONFIG = replace(
 )
 
 
+SMALL_HEAD = VLSAConfig(
+    kind="features",
+    projector=TIMELINE_CONFIG.projector,
+    vision_width=16,
+    audio_width=16,
+    num_patches=16,
+    frames=4,
+    width=32,
+    depth=2,
+    heads=2,
+    feed=64,
+    decoder_width=16,
+    decoder_depth=1,
+    decoder_heads=2,
+    vocab_size=len(TOKENIZER),
+    max_text=12,
+    masked_global=False,
+    video_text=True,
+    clip_text=True,
+    embedding_std=0.5,
+)
+
+
 def build_model(config: Config = TIMELINE_CONFIG, seed: int = 0) -> AVChat:
     """Build a random model in evaluation mode."""
     torch.manual_seed(seed)
@@ -90,3 +122,9 @@ def make_media(
         has_video=picture,
         has_audio=sound,
     )
+
+
+def small_head(config: VLSAConfig = SMALL_HEAD) -> VLSA:
+    """Build a lookup head with random weights."""
+    torch.manual_seed(0)
+    return VLSA(config, TOKENIZER)

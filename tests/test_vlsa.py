@@ -1,6 +1,5 @@
 """VLSA: each loss against a slow oracle, absent senses, two processes against one, files."""
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,51 +9,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small import TIMELINE_CONFIG, TOKENIZER
+from small import SMALL_HEAD, small_head
 
-from avchat.captions import captioned, read_captions
-from avchat.config import ConfigError, VLSAConfig
-from avchat.data import DataError
+from avchat.captions import captioned
 from avchat.encoders import Features
-from avchat.heads import HeadError, VlsaHead
 from avchat.matching import Matcher, contrast
-from avchat.media import load_media
-from avchat.metrics import ranks, retrieval
-from avchat.model import AVChat
 from avchat.patches import PATCH, PixelClip, PixelPatches, spectrogram, squares
-from avchat.saved import fingerprint
 from avchat.vlsa import AUDIO, TEXT, VIDEO, VLSA, CaptionedClips, compact, draw, spread
-from avchat.world.captions import Caption, caption, draw_gallery
-from avchat.world.clip_file import write_clip
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = ["the red circle", "a blue square or the sound", "the red circle", "green", "a star?"]
-SMALL = VLSAConfig(
-    kind="features",
-    projector=TIMELINE_CONFIG.projector,
-    vision_width=16,
-    audio_width=16,
-    num_patches=16,
-    frames=4,
-    width=32,
-    depth=2,
-    heads=2,
-    feed=64,
-    decoder_width=16,
-    decoder_depth=1,
-    decoder_heads=2,
-    vocab_size=len(TOKENIZER),
-    max_text=12,
-    masked_global=False,
-    video_text=True,
-    clip_text=True,
-    embedding_std=0.5,
-)
-
-
-def head(config: VLSAConfig = SMALL) -> VLSA:
-    torch.manual_seed(0)
-    return VLSA(config, TOKENIZER)
 
 
 def clips() -> list[Features]:
@@ -128,7 +92,7 @@ def test_one_pair_alone_has_no_wrong_partner() -> None:
 
 
 def test_global_losses_are_those_of_clips_encoded_one_by_one() -> None:
-    model = head()
+    model = small_head()
     made = batch(model)
     with torch.no_grad():
         losses = model.global_losses(model.locals(made), made)
@@ -152,12 +116,12 @@ def test_global_losses_are_those_of_clips_encoded_one_by_one() -> None:
     }
     for name, (there, same) in pairs.items():
         first, second = (sides[side] for side in name.split("_"))
-        expected = naive_contrast(first, second, there, SMALL.temperature, same)
+        expected = naive_contrast(first, second, there, SMALL_HEAD.temperature, same)
         assert float(losses[name]) == pytest.approx(expected, rel=1e-3), name
 
 
 def test_the_papers_pairs_are_the_default() -> None:
-    assert head(replace(SMALL, video_text=False, clip_text=False)).pairs == [
+    assert small_head(replace(SMALL_HEAD, video_text=False, clip_text=False)).pairs == [
         "audio_video",
         "audio_text",
     ]
@@ -211,7 +175,7 @@ def test_two_processes_give_the_loss_and_gradients_of_one_with_both_halves(tmp_p
 
 def test_local_losses_are_those_of_clips_one_by_one_without_padding(monkeypatch) -> None:
     """A double loop: each clip by itself, its hidden tokens taken out, no padding anywhere."""
-    model = head().eval()
+    model = small_head().eval()
     made = batch(model)
     locals_ = model.locals(made)
     torch.manual_seed(7)
@@ -273,7 +237,7 @@ def test_three_quarters_of_each_frame_are_hidden() -> None:
 
 
 def test_fifteen_per_cent_of_the_words_are_hidden() -> None:
-    model = head()
+    model = small_head()
     long = captioned(
         model, clips() * 40, ["red circle blue square green star"] * 200, ["both"] * 200
     )
@@ -295,7 +259,7 @@ def test_visible_states_come_back_to_their_places() -> None:
 
 def test_an_absent_sound_is_not_zeros() -> None:
     """Alone or beside clips with sound, a deaf clip is the same; zeros would be another clip."""
-    model = head().eval()
+    model = small_head().eval()
     mixed, alone = model.embed_clips(clips()), model.embed_clips(clips()[1:2])
     torch.testing.assert_close(mixed.both[1], alone.both[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(mixed.both[1], mixed.picture[1], rtol=1e-4, atol=1e-5)
@@ -305,7 +269,7 @@ def test_an_absent_sound_is_not_zeros() -> None:
 
 
 def test_a_batch_without_any_sound_trains_and_touches_every_weight() -> None:
-    model = head()
+    model = small_head()
     deaf = replace(batch(model), clips=[c.only("picture") for c in clips()[:3]] * 2)
     deaf = captioned(model, deaf.clips, ["the red circle", "green"] * 3, ["both"] * 6)
     loss = model(deaf)
@@ -343,119 +307,3 @@ def test_a_tone_stands_in_its_band(hz: float) -> None:
     assert 20 * (11_025 / 2 / 20) ** (band / 255) == pytest.approx(hz, rel=0.08)
     short = spectrogram(torch.sin(2 * torch.pi * hz * times[:16_000]))
     assert float(short[:, 60:].abs().max()) < 0.05 < float(short[:, 20].max())
-
-
-# Files ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a small chat model, whose encoders heads are tested with."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("chat") / "model"
-    AVChat.from_config(TIMELINE_CONFIG, TOKENIZER).save_pretrained(folder)
-    return folder
-
-
-def test_a_head_is_saved_and_refuses_other_encoders(chat: Path, tmp_path: Path) -> None:
-    encoders = AVChat.from_pretrained(chat)
-    own = {n: w for n, w in encoders.state_dict().items() if n.startswith(("vision.", "audio."))}
-    model = head(replace(SMALL, base=str(chat), base_fingerprint=fingerprint(own)))
-    model.save_pretrained(tmp_path / "head")
-    loaded = VLSA.from_pretrained(tmp_path / "head")
-    torch.testing.assert_close(loaded.embed_texts(TEXTS), model.eval().embed_texts(TEXTS))
-    scene, _ = draw_gallery(1, 1)[0]
-    write_clip(scene, tmp_path / "a.mp4")
-    found = VlsaHead("a", loaded)
-    vectors = found.clips([load_media(tmp_path / "a.mp4", frames=found.frames, size=found.size)])[0]
-    assert all(np.linalg.norm(v) == pytest.approx(1, abs=1e-4) for v in vars(vectors).values())
-    # pooled by the same encoders in the chat model
-    features = encoders.encode([load_media(tmp_path / "a.mp4", frames=found.frames)])
-    torch.testing.assert_close(
-        loaded.embed_clips(features).sound[0], torch.from_numpy(vectors.sound), rtol=1e-3, atol=1e-4
-    )
-    with pytest.raises(HeadError, match="trained on other encoders"):
-        VlsaHead("a", head(replace(SMALL, base=str(chat), base_fingerprint="0" * 16)))
-    model.save_pretrained(tmp_path / "half", half=True)
-    half = VLSA.from_pretrained(tmp_path / "half").embed_texts(TEXTS)
-    torch.testing.assert_close(half, model.embed_texts(TEXTS), rtol=0, atol=5e-3)
-
-
-def test_a_folder_that_is_no_head_is_refused(chat: Path) -> None:
-    with pytest.raises(ConfigError, match="not a configuration of a lookup head"):
-        VLSA.from_pretrained(chat)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "line 1: not JSON"),
-        ('{"media": "a.mp4"}', "needs an object with media, a path, and caption"),
-        ('{"media": "a.mp4", "caption": "x", "of": "smell"}', "of must be one of"),
-        ('{"media": "a.mp4", "caption": "x"}', "1 captions; matching needs at least two"),
-    ],
-)
-def test_bad_captions_are_named(tmp_path: Path, line: str, message: str) -> None:
-    (tmp_path / "captions.jsonl").write_text(line + "\n")
-    with pytest.raises(DataError, match=message):
-        read_captions(tmp_path / "captions.jsonl")
-
-
-@pytest.mark.parametrize("kind", ["features", "pixels"])
-def test_a_head_is_trained_on_a_manifest(chat: Path, tmp_path: Path, kind: str) -> None:
-    rows = []
-    for k, (scene, line) in enumerate(draw_gallery(3, 3)):
-        write_clip(scene, tmp_path / f"{k}.mp4")
-        rows.append(json.dumps({"media": f"{k}.mp4", "caption": line.text}))
-    (tmp_path / "captions.jsonl").write_text("\n".join(rows))
-    options = ["--data", str(tmp_path / "captions.jsonl"), "--kind", kind, "--steps", "1"]
-    options += ["--init", str(chat), "--output", str(tmp_path / "run"), "--batch", "2"]
-    options += ["--tokenizer", str(chat / "tokenizer")]
-    run = [sys.executable, "train/vlsa.py", *options]
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "audio_text" in done.stderr and "video_text" not in done.stderr
-    assert VLSA.from_pretrained(tmp_path / "run" / "model").config.kind == kind
-
-
-# Measures ---------------------------------------------------------------------------------------
-
-
-def test_ranks_by_hand() -> None:
-    scores = np.array([[3.0, 1, 2], [5, 4, 4], [1, 1, 1]])
-    assert ranks(scores).tolist() == [1, 2.5, 2]
-    both = np.array([[False, True, True], [True, False, False], [True, True, True]])
-    assert ranks(scores, both).tolist() == [2, 1, 1]
-    found = retrieval(ranks(scores), 3)
-    assert found["R@1"] == pytest.approx(1 / 3) and found["median_rank"] == 2
-    with pytest.raises(ValueError, match="1 of 9 scores are not numbers"):
-        ranks(np.where(scores == 5, np.nan, scores))
-    with pytest.raises(ValueError, match="no right answer"):
-        ranks(scores, np.zeros((3, 3), bool))
-
-
-def test_constant_scores_are_no_better_than_chance() -> None:
-    assert ranks(np.ones((100, 100))).tolist() == [50.5] * 100
-
-
-# Captions of the world --------------------------------------------------------------------------
-
-
-def test_a_gallery_has_one_right_answer_for_each_caption() -> None:
-    for about in ("both", "sound"):
-        gallery = draw_gallery(5, 60, about)
-        truth = [[line.fits(scene) for scene, _ in gallery] for _, line in gallery]
-        assert np.array_equal(truth, np.eye(60, dtype=bool))
-    assert draw_gallery(5, 60) == draw_gallery(5, 60) != draw_gallery(6, 60)
-
-
-def test_a_caption_is_true_of_its_own_clip_and_names_what_it_says() -> None:
-    rng = np.random.default_rng(0)
-    for scene, _ in draw_gallery(2, 80):
-        for about in ("both", "picture", "sound"):
-            line = caption(scene, rng, about)
-            assert line.fits(scene)
-            assert all(name in line.text for name, _ in line.seen)
-            assert (line.heard is None) == (about == "picture")
-            assert all(sound in line.text for sound in line.heard or ())
-    assert not Caption("", (("red circle", "flash"),), None).fits(replace(scene, objects=()))
