@@ -82,9 +82,9 @@ class Receipt:
 class _Thread:
     """The conversation as the model holds it under one sense: ids and their keys and values."""
 
-    def __init__(self, model: AVChat, clip: Features) -> None:
-        self.model, self.clip = model, clip
-        self.slots = model.plan(clip)
+    def __init__(self, model: AVChat, parts: list[Features]) -> None:
+        self.model, self.parts = model, parts
+        self.slots = [slot for part in parts for slot in model.plan(part)]
         self.prefix = model.prompt.media_prefix(self.slots).ids
         self.ids: list[int] = []
         self.cache = DynamicCache()
@@ -93,7 +93,7 @@ class _Thread:
     def feed(self, ids: Sequence[int]) -> Tensor:
         """Append tokens; return the logits [V] of what comes next."""
         row = torch.tensor([ids], device=self.model.device)
-        media = self.model.project([self.clip]) if min(ids) < 0 else []
+        media = self.model.project(self.parts) if min(ids) < 0 else []
         logits = self.model.language(
             inputs_embeds=self.model.embed(row, media),
             past_key_values=self.cache,
@@ -111,17 +111,19 @@ class Conversation:
     conversation: each sense sees all earlier questions and answers.
     """
 
-    def __init__(self, model: AVChat, media: Media, media_s: float = 0.0) -> None:
-        """Encode a decoded clip; PromptError when its tokens do not fit the model's context."""
+    def __init__(self, model: AVChat, media: Media | Sequence[Media], media_s: float = 0.0) -> None:
+        """Encode a decoded clip, or some parts of a file in their order; PromptError when the
+        tokens do not fit the model's context.
+        """
         start = perf_counter()
-        self.model, self.media = model, media
+        self.model = model
+        self.media = (media,) if isinstance(media, Media) else tuple(media)
         self.receipt: Receipt | None = None
-        inputs = model.prepare(media)
-        check_budget(
-            model.prompt.media_prefix(model.plan(inputs)).ids, model.context, question=False
-        )
+        inputs = [model.prepare(part) for part in self.media]
+        slots = [slot for part in inputs for slot in model.plan(part)]
+        check_budget(model.prompt.media_prefix(slots).ids, model.context, question=False)
         with torch.inference_mode():
-            self.features = model.encode([inputs])[0]
+            self.features = model.encode(inputs)
         self._spent = (media_s, perf_counter() - start)  # until the first answer takes it over
         self._turns: list[tuple[int, ...]] = []  # ids of each question with its answer
         self._threads: dict[Sense, _Thread] = {}
@@ -174,7 +176,8 @@ class Conversation:
         if self._running is not None:
             self._running.close()  # an answer that nobody read to its end
         question = self.model.prompt.turn(Turn(text), first=not self._turns).ids
-        thread = self._threads.get(sense) or _Thread(self.model, self.features.only(sense))
+        parts = [part.only(sense) for part in self.features]
+        thread = self._threads.get(sense) or _Thread(self.model, parts)
         ids = [*thread.prefix, *(token for turn in self._turns for token in turn), *question]
         check_budget(ids, self.model.context)
         room = min(max_new_tokens, self.model.context - len(ids))
@@ -222,14 +225,16 @@ class Conversation:
 
     def _receipt(self, said: "_Said", timing: Timing) -> Receipt:
         """Write down what an answer rests on."""
-        clip, slots = said.thread.clip, said.thread.slots
+        parts, slots = said.thread.parts, said.thread.slots
         visual, audio = sum(slot.visual for slot in slots), sum(slot.audio for slot in slots)
-        frames = len(clip.frame_times_s)
+        frames = sum(len(part.frame_times_s) for part in parts)
+        seen_s = sum(part.duration_s for part in parts if part.frame_times_s)
+        heard_s = sum(part.num_states for part in parts) / STATES_HZ
         return Receipt(
             answer=said.text().strip(),
             model=self.model.config.name,
-            seen=Seen(frames, round(clip.duration_s, 3) if frames else 0.0),
-            heard=Heard(round(clip.num_states / STATES_HZ, 3), self.media.has_audio),
+            seen=Seen(frames, round(seen_s, 3)),
+            heard=Heard(round(heard_s, 3), any(part.has_audio for part in self.media)),
             tokens=TokenCounts(visual, audio, len(said.prompt) - visual - audio, len(said.ids)),
             timing=timing,
             warnings=tuple(self._warnings(said)),
@@ -237,18 +242,20 @@ class Conversation:
 
     def _warnings(self, said: "_Said") -> Iterator[str]:
         """Say in words what was asked for and could not be used."""
-        yield from self.media.warnings
+        yield from dict.fromkeys(warning for part in self.media for warning in part.warnings)
+        has_video = any(part.has_video for part in self.media)
+        has_audio = any(part.has_audio for part in self.media)
         looked, listened = said.sense in ("both", "picture"), said.sense in ("both", "sound")
-        seen, heard = looked and self.media.has_video, listened and self.media.has_audio
+        seen, heard = looked and has_video, listened and has_audio
         if looked and not seen:
             yield "this file has no picture: nothing was seen"
         if listened and not heard:
             yield "this file has no sound track: nothing was heard"
-        if heard and float(np.abs(self.media.waveform).max()) < SILENCE:
+        if heard and max(map(_peak, self.media)) < SILENCE:
             yield "the sound track of this part is silent"
-        if not looked and self.media.has_video:
+        if not looked and has_video:
             yield "the picture was switched off for this question"
-        if not listened and self.media.has_audio:
+        if not listened and has_audio:
             yield "the sound was switched off for this question"
         if not seen and not heard:
             yield "nothing was seen or heard: the answer is a guess from the question alone"
@@ -256,6 +263,10 @@ class Conversation:
             yield f"the answer was cut after {said.room} tokens"
         if self.model.config.notice:
             yield self.model.config.notice
+
+
+def _peak(media: Media) -> float:
+    return float(np.abs(media.waveform).max(initial=0.0))
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Conversations: the cache gives what a fresh computation gives, whatever happened before."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -35,7 +36,7 @@ def ask(talk: Conversation, question: str, sense: str = "both", **options: objec
 def slow_answer(talk: Conversation, ids: list[int], sense: str) -> list[int]:
     """Decode greedily without a cache: the whole sequence anew for every token."""
     model, said = talk.model, []
-    tokens = model.project([talk.features.only(sense)])
+    tokens = model.project([part.only(sense) for part in talk.features])
     while len(said) < 8:
         embeds = model.embed(torch.tensor([ids + said]), tokens)
         token = int(model.language(inputs_embeds=embeds).logits[0, -1].argmax())
@@ -50,7 +51,7 @@ def test_cached_is_uncached_over_turns_and_senses(talk: Conversation) -> None:
     senses = ["both", "sound", "both", "picture", "none", "sound", "both"]
     for k, sense in enumerate(senses):
         question = QUESTIONS[k % 4]
-        prefix = model.prompt.media_prefix(model.plan(talk.features.only(sense))).ids
+        prefix = model.prompt.media_prefix(model.plan(talk.features[0].only(sense))).ids
         history += model.prompt.turn(Turn(question), first=k == 0).ids
         expected = slow_answer(talk, [*prefix, *history], sense)
         answer = ask(talk, question, sense)
@@ -58,6 +59,26 @@ def test_cached_is_uncached_over_turns_and_senses(talk: Conversation) -> None:
         assert answer == text
         history += [*expected, model.tokenizer.eos_token_id]
     assert {turn[-1] for turn in talk._turns} == {model.tokenizer.eos_token_id}
+
+
+@pytest.mark.parametrize("sense", ["both", "sound", "picture"])
+def test_parts_of_a_file_stand_one_after_another(model: AVChat, sense: str) -> None:
+    """Two parts with their own times; the slow way lays out and embeds each by itself."""
+    later = replace(make_media(), start_s=40.0, frame_times_s=make_media().frame_times_s + 40.0)
+    talk = Conversation(model, [make_media(), replace(later, waveform=later.waveform[:16_000])])
+    slots = [s for part in talk.features for s in model.plan(part.only(sense))]
+    prefix = model.prompt.media_prefix(slots).ids
+    question = model.prompt.turn(Turn(QUESTIONS[0])).ids
+    expected = slow_answer(talk, [*prefix, *question], sense)
+    assert ask(talk, QUESTIONS[0], sense) == (
+        model.tokenizer.decode(expected, skip_special_tokens=True).lstrip()
+    )
+    receipt, alone = talk.receipt, Conversation(model, make_media())
+    ask(alone, QUESTIONS[0], sense)
+    if sense != "sound":
+        assert receipt.seen.frames == 2 * alone.receipt.seen.frames
+    if sense != "picture":
+        assert receipt.heard.seconds == pytest.approx(alone.receipt.heard.seconds + 1.0, abs=0.05)
 
 
 def test_a_follow_up_computes_only_its_own_tokens(talk: Conversation) -> None:
@@ -87,7 +108,7 @@ def test_the_ids_in_the_cache_are_those_of_training(talk: Conversation) -> None:
         assert ask(talk, question) == answer
         force.remove()
     turns = [Turn(q, a) for q, a in zip(QUESTIONS, answers, strict=False)]
-    row = model.prompt.build(model.plan(talk.features), turns)
+    row = model.prompt.build(model.plan(talk.features[0]), turns)
     assert [*row.ids[:-1]] == talk._threads["both"].ids  # the last <eos> waits for the next turn
 
 
@@ -112,7 +133,7 @@ def test_stop_ends_the_answer_and_the_conversation_goes_on(talk: Conversation) -
     assert len(pieces) == 3 and talk.receipt.answer == "".join(pieces).strip()
     said = len(talk._turns[0]) - len(talk.model.prompt.turn(Turn(QUESTIONS[0])).ids) - 1
     assert said == talk.receipt.tokens.answer <= 6
-    prefix = talk.model.prompt.media_prefix(talk.model.plan(talk.features)).ids
+    prefix = talk.model.prompt.media_prefix(talk.model.plan(talk.features[0])).ids
     question = talk.model.prompt.turn(Turn(QUESTIONS[1]), first=False).ids
     expected = slow_answer(talk, [*prefix, *talk._turns[0], *question], "both")
     answer = ask(talk, QUESTIONS[1])
@@ -196,7 +217,7 @@ def test_the_receipt_is_the_contract(talk: Conversation) -> None:
     assert receipt["model"] == talk.model.config.name
     assert receipt["seen"] == {"frames": 4, "seconds": 2.0}
     assert receipt["heard"] == {"seconds": 2.0, "track": True}
-    slots = talk.model.plan(talk.features)
+    slots = talk.model.plan(talk.features[0])
     assert receipt["tokens"]["visual"] == sum(slot.visual for slot in slots)
     assert receipt["tokens"]["audio"] == sum(slot.audio for slot in slots)
     question = talk.model.prompt.turn(Turn(QUESTIONS[0])).ids
@@ -329,8 +350,8 @@ def opened(clip: Path) -> Iterator[Conversation]:
 
 
 def test_a_real_file_is_opened(opened: Conversation, clip: Path) -> None:
-    assert opened.features.start_s == 1.0
-    assert opened.features.duration_s == pytest.approx(2.0, abs=0.1)
+    assert opened.features[0].start_s == 1.0
+    assert opened.features[0].duration_s == pytest.approx(2.0, abs=0.1)
     assert ask(opened, QUESTIONS[0]) is not None
     assert opened.receipt.seen.frames == 4 and opened.receipt.heard.track
     assert opened.receipt.timing.media_s > 0

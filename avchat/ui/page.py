@@ -155,7 +155,7 @@ def open_clip(model: AVChat, path: Path, question: str) -> list[Any]:
     except (MediaError, PromptError) as error:
         wrong = gr.HTML(alert(str(error)), visible=True)
         return [None, wrong, *players(None, ""), [], question]
-    media = conversation.media
+    media = conversation.media[0]
     kind = "image" if media.has_video and len(media.frames) == 1 else "video"
     kind = kind if media.has_video else "audio"
     warnings = "<br>".join(html.escape(warning) for warning in media.warnings)
