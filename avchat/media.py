@@ -203,7 +203,9 @@ def decode_file(
     width, height = size or (info.width, info.height)
     pixels = info.width * info.height
     shape = Shape(width, height, info.is_turned, limits.max_pixels, pixels)
-    horizon_s = (info.duration_s or limits.max_duration_s) + 1
+    # a length that was guessed too short must not make true stamps look like damage
+    known_s = info.duration_s if info.is_exact else 0.0
+    horizon_s = (known_s or limits.max_duration_s) + 1
     begin = wish.start or 0.0
     with ThreadPoolExecutor(1) as side:
         listening = sound and info.has_audio

@@ -16,6 +16,7 @@ LAYERS = [
     "listing",
     "sound pictures",
     "media",
+    "windows",
     "encoders",
     "projectors",
     "language prompt saved",
