@@ -185,6 +185,16 @@ class Conversation:
         self._running = self._stream(said, pick, stop)
         return self._running
 
+    def after(self, other: "Conversation") -> "Conversation":
+        """Go on from the questions and answers of a conversation about other parts."""
+        self._turns = list(other._turns)
+        return self
+
+    @property
+    def num_said(self) -> int:
+        """Count the tokens of all questions and answers so far."""
+        return sum(map(len, self._turns))
+
     def _stream(
         self, said: "_Said", pick: Callable[[Tensor], int], stop: Event | None
     ) -> Generator[str, None, None]:

@@ -27,6 +27,7 @@ LAYERS = [
     "patches matching",
     "vlsa",
     "heads",
+    "excerpts",
     "library",
     "world",
     "tagging",
@@ -57,7 +58,7 @@ OWNERS = {
 FORBIDDEN = [
     ({"model"}, {"vlsa"}),
     ({"vlsa"}, {"model"}),
-    ({"chat", "heads", "library", "ui"}, {"captions", "data", "features", "training"}),
+    ({"chat", "excerpts", "heads", "library", "ui"}, {"captions", "data", "features", "training"}),
 ]
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
