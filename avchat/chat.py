@@ -63,8 +63,17 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Excerpt:
+    """A window of a long file that was chosen for a question: seconds, likeness to the question."""
+
+    start: float
+    end: float
+    score: float
+
+
+@dataclass(frozen=True)
 class Receipt:
-    """What an answer rests on."""
+    """What an answer rests on; `excerpts` only where windows of a long file were chosen."""
 
     answer: str
     model: str
@@ -73,10 +82,14 @@ class Receipt:
     tokens: TokenCounts
     timing: Timing
     warnings: tuple[str, ...]
+    excerpts: tuple[Excerpt, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, as `avchat chat --json` prints it."""
-        return {**asdict(self), "warnings": list(self.warnings)}
+        """Return plain data, as `avchat chat --json` prints it; `excerpts` where there are any."""
+        data = {**asdict(self), "warnings": list(self.warnings)}
+        if not data.pop("excerpts"):
+            return data
+        return {**data, "excerpts": [asdict(excerpt) for excerpt in self.excerpts]}
 
 
 class _Thread:

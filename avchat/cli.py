@@ -25,6 +25,8 @@ from tyro.conf import Positional, arg, subcommand
 
 if TYPE_CHECKING:
     from avchat.chat import Conversation
+    from avchat.excerpts import LongConversation
+    from avchat.model import AVChat
 
 
 class InputError(Exception):
@@ -49,6 +51,9 @@ class Chat:
     """stop here in the file"""
     frames: Annotated[int | None, arg(metavar="N")] = None
     """frames to look at; the model's own number when left out"""
+    head: Annotated[str | None, arg(metavar="NAME")] = None
+    """lookup head that chooses parts of a long file for each question: tiny, a folder, or none
+    (default: tiny with the tiny model, else none)"""
     temperature: float = 0.0
     """0 takes the likeliest word each time"""
     top_p: float = 1.0
@@ -176,7 +181,7 @@ def _check(verb: Chat) -> None:
         raise InputError(str(error)) from error
 
 
-def _open(verb: Chat) -> "Conversation":
+def _open(verb: Chat) -> "Conversation | LongConversation":
     """Load the model, then decode and encode the file."""
     with contextlib.redirect_stdout(sys.stderr):  # what libraries print is no answer
         from avchat.config import ModelError
@@ -186,6 +191,8 @@ def _open(verb: Chat) -> "Conversation":
 
         try:
             model = AVChat.from_pretrained(verb.model)
+            if talk := _open_long(verb, model):
+                return talk
             return model.open(
                 verb.video, frames=verb.frames, start=verb.start, end=verb.end, isolate=True
             )
@@ -193,7 +200,26 @@ def _open(verb: Chat) -> "Conversation":
             raise InputError(str(error)) from error
 
 
-def _answer(verb: Chat, conversation: "Conversation", question: str) -> None:
+def _open_long(verb: Chat, model: "AVChat") -> "LongConversation | None":
+    """Embed a long file window by window, where a lookup head is wanted; else None."""
+    from avchat.excerpts import LongConversation, is_long
+    from avchat.heads import load_head
+    from avchat.media import probe
+
+    name = verb.head or ("tiny" if verb.model == "tiny" else "none")
+    part = (verb.start, verb.end, verb.frames) != (None, None, None)
+    if name == "none" or part or not is_long(probe(verb.video, isolate=True), model):
+        return None
+    with tqdm(unit="window", file=sys.stderr, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update()
+
+        return LongConversation(model, load_head(name), verb.video, isolate=True, progress=progress)
+
+
+def _answer(verb: Chat, conversation: "Conversation | LongConversation", question: str) -> None:
     """Stream one answer, or print it as JSON; the receipt goes to stderr in words."""
     from avchat.prompt import PromptError
     from avchat.receipt import in_words

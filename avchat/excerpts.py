@@ -7,13 +7,14 @@ conversation, in their order, with their times.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from avchat.chat import Conversation, Receipt
+from avchat.chat import Conversation, Excerpt, Receipt
 from avchat.encoders import Sense
 from avchat.heads import Vectors, VlsaHead
 from avchat.media import Media, MediaInfo, load_media, probe
@@ -31,19 +32,10 @@ def is_long(info: MediaInfo, model: AVChat) -> bool:
     return not info.is_still and info.duration_s > SPARSE_S * model.config.frames
 
 
-@dataclass(frozen=True)
-class Excerpt:
-    """A window that an answer rests on, in seconds, and its likeness to the question."""
-
-    start: float
-    end: float
-    score: float
-
-
 class LongConversation:
     """Questions and answers about a file that is too long to be looked at whole.
 
-    After each answer `receipt` says what it rests on, and `excerpts` which windows that was.
+    After each answer `receipt` says what it rests on, and which windows that was.
     """
 
     def __init__(
@@ -64,13 +56,21 @@ class LongConversation:
         self.model, self.head, self.path = model, head, Path(path)
         self.most, self.isolate = most, isolate
         self.excerpts: tuple[Excerpt, ...] = ()
+        began = perf_counter()
         info = probe(path, isolate=isolate)
-        self.windows = cut_windows(path, info, length_s=window_s, overlap_s=0.0, isolate=isolate)
+        cut = cut_windows(path, info, length_s=window_s, overlap_s=0.0, isolate=isolate)
+        # the last one reaches back over the one before it: here nothing must be seen twice
+        ends = [0.0, *(window.end_s for window in cut)]
+        self.windows = [
+            Window(max(window.start_s, end), window.end_s)
+            for window, end in zip(cut, ends, strict=False)
+        ]
         self.vectors: list[Vectors] = []
         for k, window in enumerate(self.windows):
             self.vectors += head.clips([self._decode(window, head.frames, head.size)])
             if progress:
                 progress(k + 1, len(self.windows))
+        self._spent_s = perf_counter() - began  # until the first answer takes it over
         self._talk: Conversation | None = None
         self._shown: list[int] = []
         self._each: int | None = None  # tokens of a window
@@ -81,8 +81,10 @@ class LongConversation:
         scores = self.scores(text, sense)
         chosen = sorted(np.argsort(-scores, kind="stable")[: self._room(len(turn.ids))].tolist())
         if self._talk is None or chosen != self._shown:
+            began = perf_counter()
             parts = [self._decode(self.windows[k], self.model.config.frames, None) for k in chosen]
-            fresh = Conversation(self.model, parts)
+            took = self._spent_s + perf_counter() - began
+            fresh, self._spent_s = Conversation(self.model, parts, media_s=took), 0.0
             self._talk = fresh if self._talk is None else fresh.after(self._talk)
             self._shown = chosen
         self.excerpts = tuple(
@@ -94,7 +96,8 @@ class LongConversation:
     @property
     def receipt(self) -> Receipt | None:
         """Return what the last answer rests on."""
-        return None if self._talk is None else self._talk.receipt
+        told = None if self._talk is None else self._talk.receipt
+        return None if told is None else replace(told, excerpts=self.excerpts)
 
     def scores(self, text: str, sense: Sense = "both") -> np.ndarray:
         """Score each window by its likeness to a text, -1..1; -1 where the sense is absent."""

@@ -19,6 +19,9 @@ def in_words(receipt: Receipt, notice: str = "") -> str:
     if heard.seconds:
         used.append(f"heard {heard.seconds:.1f} s of sound")
     sentences = [" and ".join(used)] if used else []
+    if receipt.excerpts:
+        parts = ", ".join(f"{x.start:.1f} to {x.end:.1f} s" for x in receipt.excerpts)
+        sentences.append(f"this file is long: the parts that fit the question best were {parts}")
     sentences += [warning for warning in receipt.warnings if warning != notice]
     kept = ", the clip was kept in memory" if not timing.media_s + timing.encode_s else ""
     sentences.append(f"first word after {timing.first_token_s:.2f} s{kept}")

@@ -76,7 +76,9 @@ def test_a_talk_goes_on_when_the_windows_change(model: AVChat, head: VlsaHead, f
 
 
 def test_a_long_talk_leaves_room_for_itself(model: AVChat, head: VlsaHead, film: Path) -> None:
-    talk = LongConversation(model, head, film, window_s=3.0, most=100)
+    talk = LongConversation(model, head, film, window_s=3.5, most=100)
+    ends = [window.end_s for window in talk.windows]
+    assert [window.start_s for window in talk.windows] == [0.0, *ends[:-1]]  # nothing twice
     "".join(talk.ask("the red circle", max_new_tokens=4))
     assert 1 < len(talk.excerpts) <= 8
     tokens = talk.receipt.tokens
