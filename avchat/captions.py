@@ -8,16 +8,16 @@ A caption manifest is JSON lines, one captioned clip a line:
 both, picture or sound; both when left out) may be missing.
 """
 
-import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from avchat.data import DataError, Pool
+from avchat.data import DataError, Pool, read_lines
 from avchat.encoders import Features, Inputs
 from avchat.media import Media, MediaError, load_media
 from avchat.model import AVChat
@@ -83,26 +83,16 @@ def full(clip: Features) -> Features:
 
 def read_captions(path: Path) -> list[CaptionedFile]:
     """Read a caption manifest; DataError names the file and the line that cannot be used."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable ({error})") from error
-    found = [_captioned_file(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    found = [_captioned_file(path, *numbered) for numbered in read_lines(path)]
     if len(found) < 2:
         raise DataError(f"{path}: {len(found)} captions; matching needs at least two")
     return found
 
 
-def _captioned_file(path: Path, number: int, line: str) -> CaptionedFile:
+def _captioned_file(path: Path, number: int, row: dict[str, Any]) -> CaptionedFile:
     where = f"{path}, line {number}"
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error})") from error
-    if not isinstance(row, dict) or not all(
-        isinstance(row.get(key), str) and row[key].strip() for key in ("media", "caption")
-    ):
-        raise DataError(f"{where}: needs an object with media, a path, and caption, a text")
+    if not isinstance(row.get("caption"), str) or not row["caption"].strip():
+        raise DataError(f"{where}: needs a caption, a text")
     if row.get("of", "both") not in ABOUT:
         raise DataError(f"{where}: of must be one of {', '.join(ABOUT)}, not {row['of']!r}")
     return CaptionedFile(

@@ -9,8 +9,10 @@ A manifest is JSON lines, one conversation on one clip a line:
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -238,29 +240,37 @@ def world_texts(clips: int, seed: int) -> list[str]:
 
 
 def read_manifest(path: Path) -> list[Sample]:
-    """Read a manifest.
-
-    Raises:
-        DataError: names the file and the line that cannot be used.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable ({error})") from error
-    samples = [_sample(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    """Read a manifest; DataError names the file and the line that cannot be used."""
+    samples = [_sample(path, *numbered) for numbered in read_lines(path)]
     if not samples:
         raise DataError(f"{path}: no samples")
     return samples
 
 
-def _sample(path: Path, number: int, line: str) -> Sample:
-    where = f"{path}, line {number}"
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a file of JSON lines, each with the number of its line.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not an object with media, a path.
+    """
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error})") from error
-    if not isinstance(row, dict) or not isinstance(row.get("media"), str):
-        raise DataError(f"{where}: needs an object with media, a path")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable ({error})") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict) or not isinstance(row.get("media"), str):
+            raise DataError(f"{path}, line {number}: needs an object with media, a path")
+        yield number, row
+
+
+def _sample(path: Path, number: int, row: dict[str, Any]) -> Sample:
+    where = f"{path}, line {number}"
     if row.get("sense", "both") not in SENSES:
         raise DataError(f"{where}: sense must be one of {', '.join(SENSES)}, not {row['sense']!r}")
     return Sample(

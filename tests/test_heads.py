@@ -72,7 +72,7 @@ def test_a_folder_that_is_no_head_is_refused(chat: Path) -> None:
     ("line", "message"),
     [
         ("{", "line 1: not JSON"),
-        ('{"media": "a.mp4"}', "needs an object with media, a path, and caption"),
+        ('{"media": "a.mp4"}', "line 1: needs a caption, a text"),
         ('{"media": "a.mp4", "caption": "x", "of": "smell"}', "of must be one of"),
         ('{"media": "a.mp4", "caption": "x"}', "1 captions; matching needs at least two"),
     ],
