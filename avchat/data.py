@@ -135,8 +135,9 @@ class Pool:
     never its lesson.
     """
 
-    def __init__(self, model: AVChat, size: int, seed: int) -> None:
-        self.model, self.size, self.seed = model, size, seed
+    def __init__(self, model: AVChat, size: int, seed: int, last: bool = False) -> None:
+        """Begin empty. Args: last: ask as in the last stage (see `draw_lesson`)."""
+        self.model, self.size, self.seed, self.last = model, size, seed, last
         self._features: dict[int, Features] = {}
 
     def batch(self, number: int, count: int, tokens: int) -> TaggedBatch:
@@ -144,7 +145,11 @@ class Pool:
         drawn = []
         for k in range(number * count, (number + 1) * count):
             visit, clip = divmod(k, self.size)
-            drawn.append((clip, lessons.draw_lesson(self.seed, clip, visit)))
+            sentences = 0.25 if self.last else 0.5
+            lesson = lessons.draw_lesson(
+                self.seed, clip, visit, sentences=sentences, last=self.last
+            )
+            drawn.append((clip, lesson))
         rows, clips = [], []
         for (_, lesson), kept in zip(drawn, self.features(drawn), strict=True):
             features = retimed(kept.only(lesson.sense), lesson.slower, lesson.start_s)

@@ -7,11 +7,12 @@ over ranks is the loss of one process with the whole batch.
 Legend: B rows of this rank, G rows of all ranks, D width.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 NEVER = -1e9  # a logit that takes no part; infinities would make NaN where a row has no partner
 
@@ -23,7 +24,26 @@ def gather(rows: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
     if rows.is_floating_point():
-        return torch.cat(all_gather(rows))
+        return _Gather.apply(rows)
+    return _gather(rows)
+
+
+class _Gather(torch.autograd.Function):
+    """Gather with gradients: what all ranks ask of a row is summed on the rank that made it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.count = len(rows)
+        return _gather(rows)
+
+    @staticmethod
+    def backward(ctx: Any, grads: Tensor) -> Tensor:
+        summed = grads.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed[dist.get_rank() * ctx.count :][: ctx.count]
+
+
+def _gather(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)

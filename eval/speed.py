@@ -1,4 +1,6 @@
-"""How fast are the parts? `python eval/speed.py media`: media prepared, against the ways of peers.
+"""How fast are the parts? `python eval/speed.py media | find`. `find` is in eval/finding.py.
+
+`media`: media prepared, against the ways of peers.
 
 Each way prepares the same: 16 frames of 384x384 at the same times, and all the sound at 16 kHz.
 - avchat: `load_media`;
@@ -25,8 +27,10 @@ from pathlib import Path
 
 import av
 import decord
+import finding
 import numpy as np
 import tyro
+from finding import FindSpeed
 
 from avchat.listing import Wish, choose, list_pictures
 from avchat.media import SAMPLE_RATE, load_media
@@ -189,4 +193,6 @@ def make_clips(folder: Path) -> tuple[Path, ...]:
 
 
 if __name__ == "__main__":
-    main(tyro.extras.subcommand_cli_from_dict({"media": MediaSpeed}, description=__doc__))
+    kinds = {"media": MediaSpeed, "find": FindSpeed}
+    run = tyro.extras.subcommand_cli_from_dict(kinds, description=__doc__)
+    finding.main(run) if isinstance(run, FindSpeed) else main(run)

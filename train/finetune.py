@@ -47,6 +47,8 @@ class Finetune(RunConfig):
     """With --tiny: clips that are rendered and encoded once."""
     tokens: int = 208
     """With --tiny: length of a row."""
+    last: bool = False
+    """With --tiny: the last stage, which asks most about what is learned last."""
 
 
 class Pupil(nn.Module):
@@ -117,12 +119,11 @@ def tiny(run: Finetune) -> None:
     model = AVChat.from_pretrained(run.init or "tiny", trainable=True)
     freeze_encoders(model)
     pupil = Pupil(model)
-    heads = Path(run.init).parent / "tagger.pt"
-    if (
-        run.init and heads.is_file()
-    ):  # what pretrain.py leaves beside the model; else they start anew
-        pupil.tagger.load_state_dict(torch.load(heads, weights_only=True))
-    pool = Pool(model, run.pool, run.seed)
+    for name in ("tagger", "follower"):  # what an earlier stage left beside its model
+        path = Path(run.init).parent / f"{name}.pt"
+        if run.init and path.is_file():
+            getattr(pupil, name).load_state_dict(torch.load(path, weights_only=True))
+    pool = Pool(model, run.pool, run.seed, run.last)
 
     def batch_at(number: int) -> Batch:
         tagged = pool.batch(number, run.batch, run.tokens)
@@ -131,6 +132,8 @@ def tiny(run: Finetune) -> None:
     trained = [p for p in pupil.parameters() if p.requires_grad]
     if fit(run, pupil, [{"params": trained}], batch_at):
         model.save_pretrained(run.output / "model")
+        for name in ("tagger", "follower"):
+            torch.save(getattr(pupil, name).state_dict(), run.output / f"{name}.pt")
 
 
 def manifest(run: Finetune) -> None:

@@ -42,6 +42,12 @@ LATE = dict.fromkeys(
     2.0,
 )
 LATE |= dict.fromkeys("event_count event_kind sound_count first_actor object_when".split(), 3.5)
+# How much more often in the last stage, of what the stage before had not yet learned.
+LAST = {"motion": 5.0, "place": 4.0, "size": 3.0, "object_exists": 3.0, "event_count": 5.0}
+LAST |= {"event_kind": 2.0, "first_actor": 5.0, "sound_count": 2.0, "rhythm": 2.0}
+LAST |= {"word": 6.0, "word_order": 8.0, "word_exists": 6.0, "word_kind": 3.0, "word_when": 4.0}
+LAST |= {"sync": 4.0, "which_sound_of_two": 3.0, "object_when": 2.0, "sound_order": 3.0}
+ADMISSIONS = 2  # turns of a lesson in the last stage that only say that a sense is missing
 TRAIN_STREAM, CHECK_STREAM = 11, 12  # so that no test seed meets a training seed
 
 
@@ -98,6 +104,7 @@ def draw_lesson(
     sentences: float = 0.5,
     stream: int = TRAIN_STREAM,
     strangers: bool = True,
+    last: bool = False,
 ) -> Lesson:
     """Draw the lesson of a clip's visit: the same clip is asked other questions at each visit.
 
@@ -105,6 +112,7 @@ def draw_lesson(
         turns: short questions about the clip, at most.
         sentences: how often each of the two sentence questions is asked as well.
         strangers: whether a clip may be a stranger.
+        last: ask as in the last stage, most about what is learned last.
     """
     rng = np.random.default_rng([stream, seed, clip])
     scene = draw_scene(rng, draw_kind(rng))
@@ -116,7 +124,9 @@ def draw_lesson(
     asked += [q for q in questions.every_question(scene, rng) if q.needs != "V"]  # in other words
     if strange:
         asked = [q for q in asked if answer_for(q, sense) != q.answer]
-    asked = choose(asked, turns, rng)
+    asked = choose(asked, turns, rng, LAST if last else LATE)
+    if last:
+        asked = _few_admissions(asked, sense)
     taught = [Turn(_as_typed(q, rng), answer_for(q, sense), weight=3.0) for q in asked]
     retimed = slower != 1 or start_s > 0
     taught = _sentences(scene, sense, strange, retimed, sentences, rng) + taught
@@ -175,15 +185,23 @@ def description_for(scene: Scene, sense: str, strange: bool = False) -> str:
     return NO_PICTURE if strange else f"{NO_PICTURE} {heard}"
 
 
-def choose(asked: list[Question], count: int, rng: np.random.Generator) -> list[Question]:
-    """Choose questions, in an order in which those that need both senses and rare families come
-    early.
+def _few_admissions(asked: list[Question], sense: str) -> list[Question]:
+    """Drop questions whose answer is only that a sense is missing, but for the first few."""
+    missing = [q for q in asked if answer_for(q, sense) != q.answer]
+    return [q for q in asked if q not in missing[ADMISSIONS:]]
+
+
+def choose(
+    asked: list[Question], count: int, rng: np.random.Generator, often: dict[str, float]
+) -> list[Question]:
+    """Choose questions, in an order in which those that need both senses, rare families, and
+    those that are to come more `often`, come early.
     """
     families = [q.family for q in asked]
     rarity = np.array([1 / families.count(f) for f in families])
     # Pictures are asked about in every scene, sounds and speech in few, both at once are hard.
     rarity *= np.array([{"V": 0.3, "A": 1.0, "S": 0.6, "AV": 2.0}[q.needs] for q in asked])
-    rarity *= np.array([LATE.get(q.family, 1.0) for q in asked])
+    rarity *= np.array([often.get(q.family, 1.0) for q in asked])
     picked = (
         rng.choice(len(asked), min(count, len(asked)), replace=False, p=rarity / rarity.sum())
         if count and len(asked)

@@ -1,0 +1,169 @@
+"""How fast is a library? `python eval/speed.py find`: avchat's find against exact scans.
+
+One table of vectors as wide as the bundled head's is written and indexed as `avchat index` does it,
+then asked through `find`, answers with their reasons included. Beside it, over the same vectors in
+memory: faiss's flat index and a NumPy scan, which are exact. Recall@10 counts how many of the exact
+ten nearest windows are among the ten found. The vectors are made: points of 48 dimensions, turned
+into the head's width and blurred a little, as embeddings of a transformer lie near fewer dimensions
+than they have; vectors without any structure would be harder to index and are not what heads give.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from avchat.library import Library
+from avchat.library_find import Query, find
+
+DIMENSIONS = 48
+BLUR = 0.15  # of a vector's length
+PIECE = 50_000  # rows written at a time
+
+
+@dataclass(frozen=True)
+class FindSpeed:
+    """Time of a find in a library of many windows, and how much it finds."""
+
+    vectors: int = 1_000_000
+    width: int = 160
+    queries: int = 200
+    seed: int = 0
+    folder: Path | None = None
+    """Where the library is made (default: a folder that is removed)."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def main(args: FindSpeed) -> None:
+    """Make a library, ask it, print a table or JSON."""
+    vectors, queries = make_vectors(args)
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        began = time.perf_counter()
+        library = write(Path(folder) / "library", vectors)
+        written_s = time.perf_counter() - began
+        library.tend()
+        built_s = time.perf_counter() - began - written_s
+        library = Library.open(Path(folder) / "library")
+
+        def by_avchat(query: np.ndarray) -> list[int]:
+            found = find(library, Query(((query, 1.0),)), top=10, fold=2.0)
+            return [int(hit.hash) for hit in found]
+
+        flat = faiss.IndexFlatIP(args.width)
+        flat.add(vectors)
+        ways = {
+            "avchat": by_avchat,
+            "faiss flat": lambda query: flat.search(query[None], 10)[1][0].tolist(),
+            "NumPy scan": lambda query: nearest(vectors, query),
+        }
+        result = measure(ways, queries)
+    result |= {"vectors": args.vectors, "width": args.width, "written_s": written_s}
+    result |= {"index_built_s": built_s}
+    print(json.dumps(result) if args.json else table(result))
+
+
+def make_vectors(args: FindSpeed) -> tuple[np.ndarray, np.ndarray]:
+    """Make unit vectors float32 [vectors, width] and queries of the same kind."""
+    rng = np.random.default_rng(args.seed)
+    turn = rng.normal(size=(DIMENSIONS, args.width)).astype(np.float32)
+    count = args.vectors + args.queries
+    made = np.empty((count, args.width), np.float32)
+    for start in range(0, count, PIECE):
+        part = made[start : start + PIECE]
+        part[:] = rng.normal(size=(len(part), DIMENSIONS)).astype(np.float32) @ turn
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+        part += rng.normal(size=part.shape).astype(np.float32) * (BLUR / args.width**0.5)
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    return made[: args.vectors], made[args.vectors :]
+
+
+def write(folder: Path, vectors: np.ndarray) -> Library:
+    """Write a library in which each vector is the one window of a file."""
+    width = vectors.shape[1]
+    library = Library.open(folder, head_name="made", fingerprint="made", width=width, create=True)
+    schema = library.table.schema
+    starts = range(0, len(vectors), PIECE)
+    for start in tqdm(starts, desc="write", disable=not sys.stderr.isatty()):
+        part = vectors[start : start + PIECE]
+        names = [str(start + k) for k in range(len(part))]
+        values = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), width)
+        columns = {
+            "hash": names,
+            "path": names,
+            "clip": names,
+            "both": values,
+            "start_s": [0.0] * len(part),
+            "end_s": [8.0] * len(part),
+            "duration_s": [8.0] * len(part),
+        }
+        empty = {
+            field.name: pa.nulls(len(part), field.type)
+            for field in schema
+            if field.name not in columns
+        }
+        columns |= empty
+        library.table.add(pa.table({n: columns[n] for n in schema.names}, schema=schema))
+    return library
+
+
+def nearest(vectors: np.ndarray, query: np.ndarray) -> list[int]:
+    """Scan all vectors for the ten nearest."""
+    scores = vectors @ query
+    best = np.argpartition(-scores, 10)[:10]
+    return best[np.argsort(-scores[best])].tolist()
+
+
+def measure(ways: dict[str, Callable[[np.ndarray], list[int]]], queries: np.ndarray) -> dict:
+    """Ask all ways the same queries in turn; time each and compare what it finds."""
+    for way in ways.values():
+        way(queries[0])  # opens files, fills caches
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    right: dict[str, list[float]] = {name: [] for name in ways}
+    for query in tqdm(queries, desc="find", disable=not sys.stderr.isatty()):
+        exact = set(ways["NumPy scan"](query))
+        for name, way in ways.items():
+            began = time.perf_counter()
+            found = way(query)
+            spent[name].append(1000 * (time.perf_counter() - began))
+            right[name].append(len(exact & set(found)) / 10)
+    return {
+        "ways": {
+            name: {
+                "p50_ms": statistics.median(times),
+                "p95_ms": float(np.quantile(times, 0.95)),
+                "recall@10": statistics.mean(right[name]),
+            }
+            for name, times in spent.items()
+        },
+        "times_faster_than_exact": min(
+            statistics.median(spent[name]) for name in ways if name != "avchat"
+        )
+        / statistics.median(spent["avchat"]),
+    }
+
+
+def table(result: dict) -> str:
+    """Lay the result out for reading."""
+    lines = [
+        f"{result['vectors']:,} vectors of width {result['width']}: written in "
+        f"{result['written_s']:.0f} s, indexed in {result['index_built_s']:.0f} s"
+    ]
+    for name, way in result["ways"].items():
+        lines.append(
+            f"  {name:12} p50 {way['p50_ms']:8.1f} ms   p95 {way['p95_ms']:8.1f} ms   "
+            f"recall@10 {way['recall@10']:.3f}"
+        )
+    lines.append(
+        f"  {result['times_faster_than_exact']:.1f} times as fast as the faster exact scan"
+    )
+    return "\n".join(lines)
