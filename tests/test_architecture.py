@@ -24,7 +24,11 @@ LAYERS = [
     "receipt",
     "checkpoints",
     "vlsa",
+    "library_table",
     "library",
+    "library_find",
+    "heads",
+    "indexing",
     "world",
     "tagging",
     "data",
@@ -33,6 +37,7 @@ LAYERS = [
     "metrics",
     "ui",
     "doctor",
+    "lookup_cli",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
@@ -45,7 +50,7 @@ OWNERS = {
     "accelerate": ["avchat/training.py"],
     "peft": ["avchat/language.py"],
     "bitsandbytes": ["avchat/language.py"],
-    "lancedb": ["avchat/library.py"],
+    "lancedb": ["avchat/library.py", "avchat/library_table.py"],
     "decord": [*MEDIA, "eval/speed.py"],
     "av": [*MEDIA, "eval/speed.py", "avchat/world/", "avchat/assets/"],
 }
@@ -53,7 +58,10 @@ OWNERS = {
 FORBIDDEN = [
     ({"model"}, {"vlsa"}),
     ({"vlsa"}, {"model"}),
-    ({"chat", "library", "ui"}, {"data", "features", "training"}),
+    (
+        {"chat", "library", "library_find", "heads", "indexing", "ui"},
+        {"data", "features", "training"},
+    ),
 ]
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
