@@ -28,6 +28,7 @@ LAYERS = [
     "library",
     "library_find",
     "heads",
+    "decoding",
     "indexing",
     "world",
     "tagging",
@@ -37,6 +38,7 @@ LAYERS = [
     "metrics",
     "ui",
     "doctor",
+    "input_error",
     "lookup_cli",
     "cli",
 ]
