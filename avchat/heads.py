@@ -9,7 +9,8 @@ import hashlib
 import json
 import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -22,6 +23,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, SiglipModel
+from transformers.utils import logging
 
 from avchat.encoders import InputSpec, preprocess_frames
 from avchat.media import Media
@@ -92,8 +94,9 @@ class SiglipHead:
         folder = find_folder(name)
         check_folder(name, folder)
         try:
-            model = SiglipModel.from_pretrained(folder, dtype=torch.float32)
-            self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+            with quietly():
+                model = SiglipModel.from_pretrained(folder, dtype=torch.float32)
+                self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise HeadError(f"{name}: this SigLIP cannot be loaded ({said[0][:200]})") from error
@@ -138,6 +141,22 @@ class SiglipHead:
         ids = self.tokenizer(canonical(text), add_special_tokens=False)["input_ids"]
         ids = [*ids[: self.max_tokens - 1], self.tokenizer.eos_token_id]
         return ids + [self.tokenizer.pad_token_id] * (self.max_tokens - len(ids))
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers from talking while it loads: published SigLIPs have it warn of ids that
+    nobody uses.
+    """
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
 
 
 def canonical(text: str) -> str:

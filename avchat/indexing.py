@@ -154,6 +154,16 @@ def in_folder(folder: Path) -> Iterator[Path]:
                 yield Path(at) / name
 
 
+def is_still_there(file: File) -> bool:
+    """Tell whether the bytes that were indexed are still at their path."""
+    path = Path(file.path)
+    if not path.is_file():
+        return False
+    stat = path.stat()
+    same = (stat.st_size, stat.st_mtime) == (file.size, file.mtime_s)
+    return same or sha256_of([path])[:HASH_DIGITS] == file.hash
+
+
 class _Run:
     """One run over a list of files."""
 
@@ -209,7 +219,7 @@ class _Run:
         old = self.known.get(hash)
         if old is not None:
             elsewhere = old.path != str(path)
-            copy = elsewhere and Path(old.path).exists()
+            copy = elsewhere and is_still_there(old)
             if not copy:
                 self.library.moved(hash, str(path), stat.st_mtime)
             yield "moved" if elsewhere and not copy else "unchanged"
