@@ -201,6 +201,7 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(
     assert "Traceback" not in stderr and not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_stops_and_the_same_command_goes_on(
     clips: Path, siglip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
