@@ -1,4 +1,4 @@
-"""The command line: `avchat chat | world | doctor | demo`.
+"""The command line: `avchat chat | index | find | library | world | doctor | demo`.
 
 A verb is a dataclass, from which tyro makes the flags and `--help`. Answers and JSON go to stdout,
 everything else to stderr. Exit codes: 0 done, 2 the input is at fault (one line that begins
@@ -23,14 +23,14 @@ import tyro
 from tqdm import tqdm
 from tyro.conf import Positional, arg, subcommand
 
+from avchat import lookup_cli
+from avchat.input_error import InputError
+from avchat.lookup_cli import Find, Index, LibraryVerb
+
 if TYPE_CHECKING:
     from avchat.chat import Conversation
     from avchat.excerpts import LongConversation
     from avchat.model import AVChat
-
-
-class InputError(Exception):
-    """What the user gave cannot be used; the message is the one line they read."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,9 @@ class Demo:
 
 Verb = (
     Annotated[Chat, subcommand("chat")]
+    | Annotated[Index, subcommand("index")]
+    | Annotated[Find, subcommand("find")]
+    | Annotated[LibraryVerb, subcommand("library")]
     | Annotated[World, subcommand("world")]
     | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Demo, subcommand("demo")]
@@ -309,7 +312,15 @@ def demo(verb: Demo) -> None:
     launch(app)
 
 
-RUN: dict[type, Callable[[Any], None]] = {Chat: chat, World: world, Doctor: doctor, Demo: demo}
+RUN: dict[type, Callable[[Any], None]] = {
+    Chat: chat,
+    Index: lookup_cli.index,
+    Find: lookup_cli.find,
+    LibraryVerb: lookup_cli.library,
+    World: world,
+    Doctor: doctor,
+    Demo: demo,
+}
 
 
 def _fail(message: str) -> int:

@@ -1,17 +1,40 @@
-"""What turns clips and queries into vectors for lookup: a VLSA head.
+"""What turns clips and queries into vectors of one space, for the library.
 
-A head holds the frozen encoders that it was trained on, and nothing of the chat model's language
-model: lookup needs no more.
+Enter: decoded clips, or texts. Leave: unit vectors whose dot product says how well they fit.
+
+Legend: T frames, N texts, L tokens of a text, C colours, D width.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+import re
+import string
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, SiglipModel
+from transformers.utils import logging
 
 from avchat.config import Config, ModelError
-from avchat.encoders import build_audio, build_vision, encode, input_spec, prepare
+from avchat.encoders import (
+    InputSpec,
+    build_audio,
+    build_vision,
+    encode,
+    input_spec,
+    prepare,
+    preprocess_frames,
+)
 from avchat.media import Media
 from avchat.patches import SIDE, pixel_clip
 from avchat.saved import ASSETS, find_checkpoint, fingerprint, read_weights
@@ -19,18 +42,56 @@ from avchat.vlsa import VLSA, Embeddings
 
 BUNDLED = ASSETS / "vlsa"
 
+SIGLIP = "google/siglip-so400m-patch14-384"
+SIGLIP_FRAMES = 4  # of a window: our choice
+SIGLIP_FILES = ["config.json", "*.safetensors", "tokenizer*.json", "*.safetensors.index.json"]
+FINGERPRINT_DIGITS = 16
+CHUNK = 64  # frames or texts that go through a tower at once
+
+Kind = Literal["vlsa", "siglip"]
+
 
 class HeadError(ModelError):
-    """A head that cannot be had; the message is one line in the user's words."""
+    """Say in one line why a head cannot be had."""
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """One clip or window as unit vectors, float32 [D]; None where a sense is absent."""
+    """The vectors of one clip or window: float32 [D], unit length; None where a sense is absent."""
 
     picture: np.ndarray | None
     sound: np.ndarray | None
-    both: np.ndarray | None  # of what is there
+    both: np.ndarray | None  # of what is there; equals the one sense where only one is
+
+
+class Head(Protocol):
+    """A model that gives clips and texts vectors in one space."""
+
+    name: str
+    fingerprint: str  # of its weights: vectors of heads that differ in it must not meet
+    width: int
+    frames: int  # it wants of a window
+    size: int  # pixels a side of a frame
+    hears: bool
+    threshold: float | None  # cosine below which a text and a clip do not fit; None: unknown
+
+    def clips(self, media: Sequence[Media]) -> list[Vectors]:
+        """Give each clip its vectors."""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Give each text its vector, float32 [N, D] of unit length."""
+        ...
+
+
+def load_head(name: str, kind: Kind = "vlsa") -> Head:
+    """Load a head by the name of its model, a folder or a Hub id; HeadError where it cannot be."""
+    if kind == "siglip":
+        return SiglipHead(name)
+    folder = BUNDLED if name == "tiny" else find_checkpoint(name)
+    if name == "tiny" and not folder.is_dir():
+        raise HeadError("the bundled lookup head is not in this package: make it with `make tiny`")
+    return VlsaHead(name, VLSA.from_pretrained(folder))
 
 
 class VlsaHead:
@@ -95,9 +156,129 @@ class VlsaHead:
         return self.vlsa.embed_texts(texts).cpu().numpy()
 
 
-def load_head(name: str) -> VlsaHead:
-    """Load a head: "tiny" for the bundled one, or the folder of one; HeadError when it cannot."""
-    folder = BUNDLED if name == "tiny" else find_checkpoint(name)
-    if name == "tiny" and not folder.is_dir():
-        raise HeadError("the bundled lookup head is not in this package: make it with `make tiny`")
-    return VlsaHead(name, VLSA.from_pretrained(folder))
+class SiglipHead:
+    """SigLIP's own two towers: picture search with public weights alone. It hears nothing.
+
+    The vector of a clip is the mean of its frames' unit vectors, made a unit vector again.
+    """
+
+    hears = False
+    threshold = None  # depends on the weights, and these are anyone's
+
+    def __init__(self, name: str = SIGLIP) -> None:
+        """Load a SigLIP of the published form from a folder or the Hub; HeadError if there is none.
+
+        Both generations with a fixed picture size are read: SigLIP and SigLIP 2.
+        """
+        folder = find_folder(name)
+        check_folder(name, folder)
+        try:
+            with quietly():
+                model = SiglipModel.from_pretrained(folder, dtype=torch.float32)
+                self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise HeadError(f"{name}: this SigLIP cannot be loaded ({said[0][:200]})") from error
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device).eval()
+        self.name, self.frames = name, SIGLIP_FRAMES
+        self.size = model.config.vision_config.image_size
+        self.width = model.config.vision_config.hidden_size
+        self.max_tokens = model.config.text_config.max_position_embeddings
+        said = [folder / "config.json", folder / "tokenizer.json"]
+        self.fingerprint = sha256_of([*folder.glob("*.safetensors"), *said])[:FINGERPRINT_DIGITS]
+
+    @torch.inference_mode()
+    def clips(self, media: Sequence[Media]) -> list[Vectors]:
+        """Give each clip the vector of its picture; a clip without one has none at all."""
+        spec = InputSpec(self.size, "stretch", "bicubic", num_mels=0, window_states=0)
+        frames = [preprocess_frames(clip.frames, spec) for clip in media if len(clip.frames)]
+        if not frames:
+            return [Vectors(None, None, None) for _ in media]
+        pieces = torch.cat(frames).split(CHUNK)
+        rows = torch.cat([self._see(piece) for piece in pieces]).split([len(f) for f in frames])
+        means = iter(F.normalize(row.mean(dim=0), dim=-1).cpu().numpy() for row in rows)
+        seen = [next(means) if len(clip.frames) else None for clip in media]
+        return [Vectors(vector, None, vector) for vector in seen]
+
+    def _see(self, pixels: Tensor) -> Tensor:
+        """Give frames [T, C, size, size] unit vectors [T, D]."""
+        states = self.model.vision_model(pixel_values=pixels.to(self.device))
+        return F.normalize(states.pooler_output, dim=-1)
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Give each text its vector, float32 [N, D] of unit length."""
+        rows = torch.tensor([self.ids(text) for text in texts], device=self.device)
+        pieces = [
+            self.model.text_model(input_ids=piece).pooler_output for piece in rows.split(CHUNK)
+        ]
+        return F.normalize(torch.cat(pieces), dim=-1).cpu().numpy()
+
+    def ids(self, text: str) -> list[int]:
+        """Turn a text into ids, cut or padded to [L] as SigLIP was trained: without a mask."""
+        ids = self.tokenizer(canonical(text), add_special_tokens=False)["input_ids"]
+        ids = [*ids[: self.max_tokens - 1], self.tokenizer.eos_token_id]
+        return ids + [self.tokenizer.pad_token_id] * (self.max_tokens - len(ids))
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers from talking while it loads: published SigLIPs have it warn of ids that
+    nobody uses.
+    """
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def canonical(text: str) -> str:
+    """Write a text as SigLIP's tokenizer does before it cuts it: lower case, no punctuation."""
+    bare = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return re.sub(r"\s+", " ", bare).strip()
+
+
+def find_folder(name: str) -> Path:
+    """Find a SigLIP's folder, downloading it from the Hub if needed; HeadError where it cannot."""
+    if Path(name).is_dir():
+        return Path(name)
+    reason = "there is none on the Hub"
+    if name.count("/") == 1:
+        try:
+            return Path(snapshot_download(name, allow_patterns=SIGLIP_FILES))
+        except (RepositoryNotFoundError, HFValidationError):
+            pass  # the reason above is the true one
+        except OSError as error:
+            reason = f"the Hub could not be asked ({type(error).__name__}); hf download {name}"
+    raise HeadError(f"no SigLIP called {name}: no such folder, and {reason}")
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Raise HeadError unless a folder holds a SigLIP with its tokenizer."""
+    for file in ("config.json", "tokenizer.json"):
+        if not (folder / file).is_file():
+            raise HeadError(f"{name}: no SigLIP here ({file} is missing)")
+    if not any(folder.glob("*.safetensors")):
+        raise HeadError(f"{name}: no SigLIP here (its weights, model.safetensors, are missing)")
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise HeadError(f"{name}: its config.json cannot be read") from error
+    if kind != "siglip":
+        raise HeadError(f"{name}: a model of type {kind}, not a SigLIP")
+
+
+def sha256_of(paths: Iterable[Path]) -> str:
+    """Hash files by their bytes, in the order of their names; hexadecimal."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()

@@ -28,7 +28,11 @@ LAYERS = [
     "vlsa",
     "heads",
     "excerpts",
+    "library_table",
     "library",
+    "library_find",
+    "decoding",
+    "indexing",
     "world",
     "tagging",
     "data",
@@ -38,6 +42,8 @@ LAYERS = [
     "metrics",
     "ui",
     "doctor",
+    "input_error",
+    "lookup_cli",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
@@ -50,7 +56,7 @@ OWNERS = {
     "accelerate": ["avchat/training.py"],
     "peft": ["avchat/language.py"],
     "bitsandbytes": ["avchat/language.py"],
-    "lancedb": ["avchat/library.py"],
+    "lancedb": ["avchat/library.py", "avchat/library_table.py"],
     "decord": [*MEDIA, "eval/speed.py"],
     "av": [*MEDIA, "eval/speed.py", "avchat/world/", "avchat/assets/"],
 }
@@ -58,7 +64,10 @@ OWNERS = {
 FORBIDDEN = [
     ({"model"}, {"vlsa"}),
     ({"vlsa"}, {"model"}),
-    ({"chat", "excerpts", "heads", "library", "ui"}, {"captions", "data", "features", "training"}),
+    (
+        {"chat", "excerpts", "library", "library_find", "heads", "indexing", "ui"},
+        {"captions", "data", "features", "training"},
+    ),
 ]
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80

@@ -1,0 +1,327 @@
+"""Folders of media -> a library: files are cut in windows, decoded, encoded and written.
+
+Three stages run side by side, joined by short queues, so that memory stays flat: threads decode
+(each in processes of its own), the caller's thread encodes, one thread writes. A file is written
+when all its windows are encoded; so a run that is stopped anywhere goes on where it was.
+
+Legend: H, W pixels.
+"""
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, Full, Queue
+from threading import Event
+from time import perf_counter
+
+import numpy as np
+from PIL import Image
+
+from avchat.decoding import Take, Window, cut_windows, decode_windows
+from avchat.heads import Head, sha256_of
+from avchat.library import Entry, File, Library
+from avchat.library_table import MAX_THUMBNAIL
+from avchat.media import Media, MediaError, MediaInfo, probe
+
+# What is taken of a folder; a file that is named is tried whatever its name ends in.
+ENDINGS = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv .mxf .vob .gif"
+    " .wav .mp3 .m4a .aac .flac .ogg .opus .wma .aiff .aif .amr .ac3".split()
+)
+TOGETHER = 8  # windows that are decoded by one process and encoded at once
+HASH_DIGITS = 32  # 128 bits: no two of all the films in the world are taken for one
+POLL_S = 0.2  # how often a waiting thread looks whether all is over
+THUMBNAIL_SIDE = 160  # pixels
+QUALITIES = (80, 60, 40, 20, 5)  # of JPEG, until it is small enough
+
+
+class IndexingError(Exception):
+    """Say in one line why nothing could be indexed."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that could not be indexed."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did. A copy of a file that the library has counts as unchanged."""
+
+    added: int
+    unchanged: int
+    moved: int
+    failed: tuple[Failure, ...]
+    windows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How files are cut: windows of one length that overlap; `quick` looks at keyframes alone."""
+
+    length_s: float = 8.0
+    overlap_s: float = 4.0
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap_s < self.length_s:
+            raise IndexingError(
+                f"windows of {self.length_s:g} s cannot overlap by {self.overlap_s:g} s"
+            )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some windows of a file, decoded; the file's last batch says so."""
+
+    file: File
+    info: MediaInfo
+    windows: Sequence[Window]
+    media: Sequence[Media | MediaError]
+    last: bool
+
+
+@dataclass
+class _Tally:
+    """The report as it grows; each field is changed by one thread alone."""
+
+    unchanged: int = 0
+    moved: int = 0
+    failed: list[Failure] = field(default_factory=list)
+    added: int = 0
+    copies: int = 0
+    windows: int = 0
+
+    def files(self) -> int:
+        return self.unchanged + self.moved + len(self.failed) + self.added + self.copies
+
+
+def index(
+    paths: Sequence[str | Path],
+    library: Library,
+    head: Head,
+    cutting: Cutting = Cutting(),
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Add files, and all media files in folders, to a library; say what became of each.
+
+    `progress` is told how many of how many files are done. A file that fails is in the report and
+    stops nothing. Raises IndexingError where a path does not exist, LibraryError where the library
+    cannot be written; what was indexed before stays.
+    """
+    begin = perf_counter()
+    found = media_files(paths)
+    run = _Run(library, head, cutting, found, workers or os.cpu_count() or 1)
+    tally = run.carry_out(progress or (lambda done, total: None))
+    if tally.added or tally.moved:
+        library.tend()
+    return Report(
+        tally.added,
+        tally.unchanged + tally.copies,
+        tally.moved,
+        tuple(tally.failed),
+        tally.windows,
+        perf_counter() - begin,
+    )
+
+
+def media_files(paths: Sequence[str | Path]) -> list[Path]:
+    """List files and the media files in folders, absolute, in order, each once."""
+    found: dict[Path, None] = {}
+    for path in (Path(os.path.abspath(path)) for path in paths):
+        if not path.exists():
+            raise IndexingError(f"{path}: no such file or folder")
+        for file in in_folder(path) if path.is_dir() else [path]:
+            found[file] = None
+    return list(found)
+
+
+def in_folder(folder: Path) -> Iterator[Path]:
+    """Yield the media files in a folder and below; hidden ones are left alone."""
+    for at, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in ENDINGS:
+                yield Path(at) / name
+
+
+def is_still_there(file: File) -> bool:
+    """Tell whether the bytes that were indexed are still at their path."""
+    path = Path(file.path)
+    if not path.is_file():
+        return False
+    stat = path.stat()
+    same = (stat.st_size, stat.st_mtime) == (file.size, file.mtime_s)
+    return same or sha256_of([path])[:HASH_DIGITS] == file.hash
+
+
+class _Run:
+    """One run over a list of files."""
+
+    def __init__(
+        self, library: Library, head: Head, cutting: Cutting, paths: list[Path], workers: int
+    ) -> None:
+        self.library, self.head, self.cutting, self.paths = library, head, cutting, paths
+        self.known = library.files()
+        self.at_path = {file.path: file for file in self.known.values()}
+        self.take = Take(head.frames, head.size, cutting.quick, head.hears)
+        self.workers = workers
+        self.todo = iter(paths)  # next() of a list's iterator is atomic: threads share it
+        self.ready: Queue[_Batch | Failure | str] = Queue(2 * workers)
+        self.done: Queue[tuple[File, list[Entry]] | None] = Queue(4)
+        self.stop = Event()
+        self.tally = _Tally()
+
+    def carry_out(self, progress: Callable[[int, int], None]) -> _Tally:
+        """Run the three stages; on Ctrl-C or a fault, write what is finished and stop."""
+        with ThreadPoolExecutor(self.workers + 1) as pool:
+            writer = pool.submit(self.write)
+            decoders = [pool.submit(self.decode) for _ in range(self.workers)]
+            try:
+                self.encode(decoders, writer, progress)
+            finally:
+                self.stop.set()
+                self.put(self.done, None, until=writer)
+            for future in (*decoders, writer):
+                future.result()
+        progress(self.tally.files(), len(self.paths))
+        return self.tally
+
+    def decode(self) -> None:
+        """Take files until there are none: look up, hash, cut, decode (a thread)."""
+        for path in self.todo:
+            if self.stop.is_set():
+                return
+            try:
+                for item in self.look_at(path):
+                    if not self.put(self.ready, item):
+                        return
+            except (MediaError, OSError) as error:
+                self.put(self.ready, Failure(str(path), " ".join(str(error).split())))
+
+    def look_at(self, path: Path) -> Iterator[_Batch | str]:
+        """Yield what a file needs: `unchanged`, `moved`, or its windows in batches."""
+        stat = path.stat()
+        here = self.at_path.get(str(path))
+        if here and (here.size, here.mtime_s) == (stat.st_size, stat.st_mtime):
+            yield "unchanged"
+            return
+        hash = sha256_of([path])[:HASH_DIGITS]
+        old = self.known.get(hash)
+        if old is not None:
+            elsewhere = old.path != str(path)
+            copy = elsewhere and is_still_there(old)
+            if not copy:
+                self.library.moved(hash, str(path), stat.st_mtime)
+            yield "moved" if elsewhere and not copy else "unchanged"
+            return
+        info = probe(path, isolate=True)
+        file = File(hash, str(path), stat.st_size, stat.st_mtime, info.duration_s, info.has_audio)
+        windows = cut_windows(
+            path, info, length_s=self.cutting.length_s, overlap_s=self.cutting.overlap_s
+        )
+        for first in range(0, len(windows), TOGETHER):
+            some = windows[first : first + TOGETHER]
+            media = decode_windows(path, some, self.take, whole=len(windows) == 1)
+            yield _Batch(file, info, some, media, first + TOGETHER >= len(windows))
+
+    def encode(
+        self, decoders: list[Future], writer: Future, progress: Callable[[int, int], None]
+    ) -> None:
+        """Turn windows into entries, and pass on each file that is complete."""
+        begun: dict[str, list[Entry | str]] = {}  # by path: a file's entries and faults so far
+        while not all(decoder.done() for decoder in decoders) or not self.ready.empty():
+            if writer.done():
+                return  # the disk is full: its error is raised by the caller
+            try:
+                item = self.ready.get(timeout=POLL_S)
+            except Empty:
+                continue
+            if isinstance(item, _Batch):
+                begun.setdefault(item.file.path, []).extend(entries_of(item, self.head))
+                if item.last:
+                    self.finish(item.file, begun.pop(item.file.path), writer)
+            elif isinstance(item, Failure):
+                begun.pop(item.path, None)
+                self.tally.failed.append(item)
+            elif item == "moved":
+                self.tally.moved += 1
+            else:
+                self.tally.unchanged += 1
+            progress(self.tally.files(), len(self.paths))
+
+    def finish(self, file: File, parts: list[Entry | str], writer: Future) -> None:
+        """Pass a file to the writer; one of which nothing could be used has failed."""
+        entries = [part for part in parts if isinstance(part, Entry)]
+        if entries:
+            self.put(self.done, (file, entries), until=writer)
+        else:
+            reasons = [part for part in parts if isinstance(part, str)]
+            self.tally.failed.append(Failure(file.path, reasons[0]))
+
+    def write(self) -> None:
+        """Write files as they are finished, until None comes (a thread)."""
+        while (item := self.done.get()) is not None:
+            file, entries = item
+            if self.library.add(file, entries):
+                self.tally.added += 1
+                self.tally.windows += len(entries)
+            else:
+                self.tally.copies += 1
+
+    def put(self, queue: Queue, item: object, until: Future | None = None) -> bool:
+        """Put into a bounded queue; False where nobody will take it any more.
+
+        Args: until: the reader, which reads on after `stop` until it is done.
+        """
+        while not (until.done() if until else self.stop.is_set()):
+            try:
+                queue.put(item, timeout=POLL_S)
+                return True
+            except Full:
+                continue
+        return False
+
+
+def entries_of(batch: _Batch, head: Head) -> list[Entry | str]:
+    """Encode a batch; a window of which nothing can be used is the reason why."""
+    media = [clip for clip in batch.media if isinstance(clip, Media)]
+    vectors = iter(head.clips(media) if media else [])
+    found: list[Entry | str] = []
+    for window, clip in zip(batch.windows, batch.media, strict=True):
+        if isinstance(clip, MediaError):
+            found.append(str(clip))
+            continue
+        made = next(vectors)
+        if made.both is None:
+            lacks = "" if head.hears else f", and {head.name} hears nothing"
+            found.append(f"{Path(batch.file.path).name}: no picture{lacks}")
+            continue
+        end_s = window.end_s or clip.duration_s
+        small = thumbnail(clip.frames, batch.info)
+        found.append(Entry(window.start_s, end_s, made.picture, made.sound, made.both, small))
+    return found
+
+
+def thumbnail(frames: np.ndarray, info: MediaInfo) -> bytes:
+    """Make a small JPEG, in its true proportions, of the middle frame of uint8 [T, H, W, 3]."""
+    if not len(frames):
+        return b""
+    scale = THUMBNAIL_SIDE / max(info.width, info.height)
+    size = max(1, round(info.width * scale)), max(1, round(info.height * scale))
+    picture = Image.fromarray(frames[len(frames) // 2]).resize(size)
+    for quality in QUALITIES:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=quality)
+        if file.tell() <= MAX_THUMBNAIL:
+            break
+    return file.getvalue()

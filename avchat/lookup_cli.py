@@ -1,0 +1,366 @@
+"""The verbs that look clips up: `avchat index | find | library`. cli.py runs them.
+
+Heavy imports stay inside the verbs.
+"""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tqdm import tqdm
+from tyro.conf import Positional, arg
+
+from avchat.input_error import InputError
+
+if TYPE_CHECKING:
+    from avchat.heads import Head, Kind
+    from avchat.library import Library
+    from avchat.library_find import Filters, Found, Query
+
+MODELS = {"vlsa": "tiny", "siglip": "google/siglip-so400m-patch14-384"}  # --model when left out
+WEIGHTS = ("text", "sound", "clip", "image")  # what --weight may name
+
+
+@dataclass(frozen=True)
+class Index:
+    """Add videos and sounds, or folders of them, to a library. Stopped, it goes on where it was."""
+
+    paths: Positional[tuple[str, ...]]
+    """files and folders"""
+    library: str
+    """a folder, made when absent, or s3://bucket/name"""
+    head: Literal["vlsa", "siglip"] | None = None
+    """what makes the vectors: of picture and sound, or SigLIP's of the picture alone; left out, \
+the library's own, vlsa for a new one"""
+    model: str | None = None
+    """the head's weights: a name, a folder or a name on the Hub"""
+    window: Annotated[float, arg(metavar="SECONDS")] = 8.0
+    """length of the windows that files are cut in"""
+    overlap: Annotated[float, arg(metavar="SECONDS")] = 4.0
+    """of one window with the next"""
+    quick: bool = False
+    """look at keyframes alone: many times as fast, for a first look"""
+    json: bool = False
+    """print one JSON object: what was added, unchanged, moved, and what failed why"""
+
+
+@dataclass(frozen=True)
+class Find:
+    """Find clips by words, a sound, a clip, a picture, or several of them with weights."""
+
+    text: Annotated[str | None, Positional, arg(metavar="TEXT")] = None
+    """what is seen or heard, or said, in words"""
+    library: str = "library"
+    """a folder or s3://bucket/name"""
+    sound: Annotated[Path | None, arg(metavar="FILE")] = None
+    """find what sounds like this file"""
+    clip: Annotated[Path | None, arg(metavar="FILE")] = None
+    """find what is like this clip"""
+    image: Annotated[Path | None, arg(metavar="FILE")] = None
+    """find what looks like this picture"""
+    sense: Literal["picture", "sound", "both"] = "both"
+    """what of the library's clips is compared"""
+    unwanted: Annotated[tuple[str, ...], arg(name="not", metavar="TEXT")] = ()
+    """what it should not be, in words"""
+    weight: Annotated[tuple[str, ...], arg(metavar="NAME=NUMBER")] = ()
+    """how much text, sound, clip or image count among each other, such as text=2 sound=1"""
+    folder: Annotated[str | None, arg(metavar="FOLDER")] = None
+    """only files in it or below"""
+    min_length: Annotated[float | None, arg(metavar="SECONDS")] = None
+    """only files at least as long"""
+    max_length: Annotated[float | None, arg(metavar="SECONDS")] = None
+    """only files at most as long"""
+    has_sound: bool = False
+    """only files with a sound track"""
+    after: Annotated[str | None, arg(metavar="DATE")] = None
+    """only files last changed on this day (YYYY-MM-DD) or later"""
+    before: Annotated[str | None, arg(metavar="DATE")] = None
+    """only files last changed before this day"""
+    top: int = 10
+    """how many to list at most"""
+    threshold: Annotated[float | None, arg(metavar="COSINE")] = None
+    """what fits less is no match; left out, the head's own"""
+    model: str | None = None
+    """where the library's head is now, if it is no longer where it was"""
+    json: bool = False
+    """print a list of JSON objects, best first"""
+
+
+@dataclass(frozen=True)
+class LibraryVerb:
+    """Look after a library: list its files, remove some, rebuild its indexes, count."""
+
+    action: Positional[Literal["list", "remove", "rebuild", "stats"]]
+    """what to do"""
+    paths: Positional[tuple[str, ...]] = ()
+    """with remove: files and folders to forget; the files themselves stay"""
+    library: str = "library"
+    """a folder or s3://bucket/name"""
+    json: bool = False
+    """print JSON"""
+
+
+def index(verb: Index) -> None:
+    """Index files and folders; a bar with the time left goes to stderr."""
+    if not verb.paths:
+        raise InputError("nothing to index: avchat index PATH... --library DIR")
+    with one_line(), contextlib.redirect_stdout(sys.stderr):
+        from avchat.indexing import Cutting, IndexingError, media_files
+        from avchat.indexing import index as run
+        from avchat.library import Library
+
+        try:
+            cutting = Cutting(verb.window, verb.overlap, verb.quick)
+            media_files(verb.paths)  # a path that is not there is said before a model is loaded
+        except IndexingError as error:
+            raise InputError(str(error)) from error
+        kind, model = maker_of(verb)
+        head = load(kind, model)
+        library = Library.open(
+            verb.library,
+            head_name=model,
+            fingerprint=head.fingerprint,
+            width=head.width,
+            kind=kind,
+            create=True,
+        )
+        with tqdm(unit="file", file=sys.stderr, disable=None) as bar:
+
+            def tell(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            report = run(verb.paths, library, head, cutting, progress=tell)
+    for failure in report.failed:
+        say(f"failed: {failure.path}: {failure.reason}")
+    if verb.json:
+        print(json.dumps({"library": verb.library, "head": head.name, **asdict(report)}))
+    else:
+        print(
+            f"{report.added} added ({report.windows} windows), {report.unchanged} unchanged, "
+            f"{report.moved} moved, {len(report.failed)} failed in {report.seconds:.1f} s"
+        )
+
+
+def maker_of(verb: Index) -> "tuple[Kind, str]":
+    """Choose the head: the one that is asked for, else the library's, else vlsa."""
+    from avchat.library import Library, LibraryError
+
+    try:
+        maker = Library.open(verb.library).maker
+    except LibraryError as error:
+        if "no library here" not in str(error):
+            raise
+        maker = None
+    kind = verb.head or (maker.kind if maker else "vlsa")
+    own = maker.name if maker and maker.kind == kind else MODELS[kind]
+    return kind, verb.model or own
+
+
+def load(kind: "Kind", model: str) -> "Head":
+    """Load a head."""
+    from avchat.heads import HeadError, load_head
+
+    try:
+        return load_head(model, kind)
+    except HeadError as error:
+        raise InputError(str(error)) from error
+
+
+def find(verb: Find) -> None:
+    """Look up and print what was found, best first."""
+    check(verb)
+    with one_line(), contextlib.redirect_stdout(sys.stderr):
+        from avchat.library import Library
+        from avchat.library_find import find as look_up
+
+        library = Library.open(verb.library)
+        limits = filters(verb)
+        found = []
+        if not library.table.count_rows():
+            say("note: the library is empty")
+        else:
+            head = load(library.maker.kind, verb.model or library.maker.name)
+            Library.open(
+                verb.library,
+                head_name=head.name,
+                fingerprint=head.fingerprint,
+                kind=library.maker.kind,
+            )
+            threshold = head.threshold if verb.threshold is None else verb.threshold
+            asked = query(verb, head)
+            found = look_up(library, asked, limits, top=verb.top, threshold=threshold)
+            if not found:
+                say("note: no good match")
+    for one in found:
+        if one.missing:
+            say(f"note: {one.path} is no longer there")
+    show(verb, found)
+
+
+def show(verb: Find, found: "list[Found]") -> None:
+    """Print what was found."""
+    keys = ("clip", "path", "start", "end", "score", "why")
+    if verb.json:
+        print(json.dumps([{key: vars(one)[key] for key in keys} for one in found]))
+        return
+    for one in found:
+        why = ", ".join(f"{name} {share:+.2f}" for name, share in one.why.items() if share)
+        print(f"{one.score:6.3f}  {one.start:7.1f} - {one.end:.1f} s  {one.path}  ({why})")
+
+
+def check(verb: Find) -> None:
+    """Find what is wrong with the arguments and files before torch and a model are loaded."""
+    from avchat.media import probe
+
+    files = {"sound": verb.sound, "clip": verb.clip, "image": verb.image}
+    given = {name for name, file in files.items() if file}
+    if verb.text is not None and not verb.text.strip():
+        raise InputError("the query is empty")
+    if verb.text is None and not given:
+        raise InputError("the query is empty: give TEXT, --sound, --clip or --image")
+    if verb.top < 1:
+        raise InputError(f"--top must be at least 1, not {verb.top}")
+    weights(verb)
+    for name in sorted(given):
+        with one_line():
+            info = probe(files[name], isolate=True)
+        hears = name == "sound" or (name == "clip" and verb.sense == "sound")
+        if hears and not info.has_audio:
+            raise InputError(f"{files[name].name}: there is no sound in this file to look for")
+        if (name == "image" or (name == "clip" and verb.sense == "picture")) and not info.has_video:
+            raise InputError(f"{files[name].name}: there is no picture in this file to look for")
+
+
+def weights(verb: Find) -> dict[str, float]:
+    """Read --weight; what it does not name counts 1."""
+    found = dict.fromkeys(WEIGHTS, 1.0)
+    for words in verb.weight:
+        name, _, number = words.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = 0.0
+        if name not in found or not 0 < value < float("inf"):
+            raise InputError(
+                f"--weight {words}: write NAME=NUMBER, a name of {', '.join(WEIGHTS)} "
+                "and a number above 0"
+            )
+        found[name] = value
+    return found
+
+
+def filters(verb: Find) -> "Filters":
+    """Collect the filters."""
+    from avchat.library_find import Filters
+
+    return Filters(
+        folder=None if verb.folder is None else str(Path(verb.folder).absolute()),
+        min_length_s=verb.min_length,
+        max_length_s=verb.max_length,
+        has_sound=True if verb.has_sound else None,
+        after_s=day(verb.after, "--after"),
+        before_s=day(verb.before, "--before"),
+    )
+
+
+def day(date: str | None, flag: str) -> float | None:
+    """Turn a date of the local time into seconds since 1970."""
+    try:
+        return None if date is None else datetime.fromisoformat(date).timestamp()
+    except ValueError as error:
+        raise InputError(f"{flag} {date}: write the date as YYYY-MM-DD") from error
+
+
+def query(verb: Find, head: "Head") -> "Query":
+    """Turn what was given into vectors with weights."""
+    from avchat.library_find import Query
+    from avchat.media import load_media
+
+    if verb.sense == "sound" and not head.hears:
+        raise InputError(f"--sense sound: the library's head, {head.name}, hears nothing")
+    weight, wanted = weights(verb), []
+    if verb.text is not None:
+        wanted.append((head.texts([verb.text])[0], weight["text"]))
+    senses = {"sound": "sound", "clip": verb.sense, "image": "picture"}
+    for name, sense in senses.items():
+        file = vars(verb)[name]
+        if file is None:
+            continue
+        media = load_media(file, frames=head.frames, size=head.size, sound=head.hears, isolate=True)
+        vector = vars(head.clips([media])[0])[sense]
+        if vector is None:
+            raise InputError(f"{file.name}: the library's head, {head.name}, gets nothing of it")
+        wanted.append((vector, weight[name]))
+    unwanted = [(vector, 1.0) for vector in head.texts(verb.unwanted)] if verb.unwanted else []
+    return Query(tuple(wanted), tuple(unwanted), verb.text or "", verb.sense)
+
+
+def library(verb: LibraryVerb) -> None:
+    """Carry out one action on a library."""
+    with one_line():
+        from avchat.library import Library
+
+        if bool(verb.paths) != (verb.action == "remove"):
+            raise InputError("paths go with remove: avchat library remove PATH... --library DIR")
+        opened = Library.open(verb.library)
+        answer = ACTIONS[verb.action](verb, opened)
+    if verb.json:
+        print(json.dumps(answer))
+    elif isinstance(answer, list):
+        for file in answer:
+            gone = "  (missing)" if file["missing"] else ""
+            print(f"{file['duration_s']:8.1f} s  {file['windows']:5d}  {file['path']}{gone}")
+    else:
+        for name, value in answer.items():
+            print(f"{name}: {value}")
+
+
+def listed(verb: LibraryVerb, opened: "Library") -> list[dict]:
+    """List the files of a library."""
+    files = sorted(opened.files().values(), key=lambda file: file.path)
+    return [asdict(file) | {"missing": not Path(file.path).exists()} for file in files]
+
+
+def remove(verb: LibraryVerb, opened: "Library") -> dict:
+    """Forget files and folders."""
+    count = opened.remove(str(Path(path).absolute()) for path in verb.paths)
+    if not count:
+        raise InputError(f"{verb.library}: no file at {', '.join(verb.paths)} in this library")
+    return {"removed": count}
+
+
+def rebuild(verb: LibraryVerb, opened: "Library") -> dict:
+    """Rebuild a library's indexes and compact it."""
+    opened.rebuild()
+    return opened.stats()
+
+
+ACTIONS = {
+    "list": listed,
+    "remove": remove,
+    "rebuild": rebuild,
+    "stats": lambda verb, opened: opened.stats(),
+}
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Turn the faults of the input, in whatever module they are found, into an InputError."""
+    from avchat.library_table import LibraryError
+    from avchat.media import MediaError
+
+    try:
+        yield
+    except (LibraryError, MediaError) as error:
+        raise InputError(str(error)) from error
+
+
+def say(line: str) -> None:
+    """Tell people what is no part of the answer."""
+    print(line, file=sys.stderr, flush=True)

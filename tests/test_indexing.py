@@ -1,0 +1,185 @@
+"""Indexing real files: windows and times, what is skipped, what fails, stopping and going on."""
+
+import io
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import click, write_clip
+from PIL import Image
+from siglip import write_siglip
+
+from avchat.decoding import Take, Window, cut_windows, decode_windows
+from avchat.heads import SiglipHead
+from avchat.indexing import Cutting, IndexingError, index
+from avchat.library import Library, LibraryError
+from avchat.media import MediaInfo, load_media, probe
+
+CUT = Cutting(length_s=2.0, overlap_s=1.0)
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> SiglipHead:
+    return SiglipHead(str(write_siglip(tmp_path_factory.mktemp("siglip") / "small")))
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three films of 1, 2 and 5 s, the last with sound, in folders, and things that are none."""
+    folder = tmp_path_factory.mktemp("films")
+    (folder / "sub").mkdir()
+    write_clip(folder / "one.mp4", np.arange(25) / 25)
+    write_clip(folder / "two.mp4", np.arange(50) / 25, size=(160, 96))
+    write_clip(folder / "sub" / "five.mkv", np.arange(125) / 25, sound=click(5, 1))
+    (folder / "broken.mp4").write_bytes((folder / "one.mp4").read_bytes()[:900])
+    (folder / "text.mp4").write_text("not a film\n" * 20)
+    (folder / "notes.txt").write_text("notes")
+    (folder / ".hidden.mp4").write_bytes(b"x")
+    return folder
+
+
+def open_new(folder: Path, head: SiglipHead) -> Library:
+    return Library.open(
+        folder, head_name=head.name, fingerprint=head.fingerprint, width=head.width, create=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("duration", "windows"),
+    [
+        (0.0, [(0, 0)]),
+        (8.0, [(0, 8)]),
+        (8.1, [(0, 8.1)]),
+        (9.0, [(0, 8), (4, 9)]),
+        (13.0, [(0, 8), (4, 12), (8, 13)]),
+    ],
+)
+def test_windows_overlap_and_end_with_the_file(duration: float, windows: list) -> None:
+    info = MediaInfo("x", duration, True, True)
+    cut = cut_windows(Path("x"), info, length_s=8.0, overlap_s=4.0)
+    assert [(window.start_s, window.end_s) for window in cut] == windows
+
+
+def test_windows_decoded_together_are_as_one_by_one(films: Path) -> None:
+    path = films / "sub" / "five.mkv"
+    windows = [Window(0.0, 2.0), Window(1.0, 3.0), Window(3.0, 5.0), Window(50.0, 52.0)]
+    *together, beyond = decode_windows(path, windows, Take(frames=4, size=32))
+    assert "50 s" in str(beyond)
+    for window, media in zip(windows, together, strict=False):
+        alone = load_media(path, frames=4, size=32, start=window.start_s, end=window.end_s)
+        np.testing.assert_array_equal(media.frames, alone.frames)
+        np.testing.assert_array_equal(media.waveform, alone.waveform)
+        assert media.frame_times_s.tolist() == alone.frame_times_s.tolist()
+
+
+def test_a_folder_is_indexed_then_skipped_then_followed(
+    films: Path, head: SiglipHead, tmp_path: Path
+) -> None:
+    folder = tmp_path / "films"
+    shutil.copytree(films, folder)
+    library = open_new(tmp_path / "lib", head)
+    told: list[tuple[int, int]] = []
+    report = index([folder], library, head, CUT, progress=lambda *done: told.append(done))
+    assert (report.added, report.unchanged, report.moved) == (3, 0, 0)
+    assert {Path(failure.path).name for failure in report.failed} == {"broken.mp4", "text.mp4"}
+    assert all(Path(f.path).name in f.reason and "\n" not in f.reason for f in report.failed)
+    assert told[-1] == (5, 5) and report.windows == 1 + 1 + 4
+    files = {Path(file.path).name: file for file in library.files().values()}
+    assert {name: file.windows for name, file in files.items()} == {
+        "one.mp4": 1,
+        "two.mp4": 1,
+        "five.mkv": 4,
+    }
+    assert [files[name].has_sound for name in ("one.mp4", "five.mkv")] == [False, True]
+    assert files["five.mkv"].duration_s == pytest.approx(5, abs=0.1)
+    small = Image.open(io.BytesIO(library.thumbnail(files["two.mp4"].hash, 0.0)))
+    assert small.size == (160, 96)
+
+    again = index([folder, folder / "one.mp4"], library, head, CUT)
+    assert (again.added, again.unchanged, again.moved, len(again.failed)) == (0, 3, 0, 2)
+    (folder / "one.mp4").rename(folder / "sub" / "uno.mp4")  # moved
+    shutil.copy(folder / "two.mp4", folder / "copy.mp4")
+    shutil.copy(folder / "sub" / "five.mkv", folder / "two.mp4")  # changed, to a copy of another
+    (folder / "sub" / "five.mkv").touch()  # only its date is new
+    third = index([folder], library, head, CUT)
+    assert (third.added, third.unchanged, third.moved) == (0, 2, 2)
+    paths = {Path(file.path).name for file in library.files().values()}
+    assert paths == {"uno.mp4", "five.mkv", "copy.mp4"}
+
+
+def test_vectors_and_times_are_those_of_the_windows(
+    films: Path, head: SiglipHead, tmp_path: Path
+) -> None:
+    library = open_new(tmp_path / "lib", head)
+    path = films / "sub" / "five.mkv"
+    index([path], library, head, CUT)
+    rows = sorted(library.table.to_arrow().to_pylist(), key=lambda row: row["start_s"])
+    end_s = probe(path).duration_s
+    assert [(row["start_s"], row["end_s"]) for row in rows] == [(0, 2), (1, 3), (2, 4), (3, end_s)]
+    for row in rows:
+        part = {"start": row["start_s"], "end": row["end_s"]}
+        media = load_media(path, frames=head.frames, size=head.size, **part)
+        [vectors] = head.clips([media])
+        np.testing.assert_allclose(row["picture"], vectors.picture, atol=1e-5)
+        assert row["sound"] is None and row["both"] == row["picture"]
+
+
+def test_quick_looks_at_keyframes(films: Path, head: SiglipHead, tmp_path: Path) -> None:
+    library = open_new(tmp_path / "lib", head)
+    report = index([films], library, head, Cutting(2.0, 1.0, quick=True))
+    assert report.added == 3 and report.windows == 6
+
+
+def test_a_sound_is_nothing_to_a_head_that_hears_nothing(
+    sound_clip: Path, head: SiglipHead, tmp_path: Path
+) -> None:
+    report = index([sound_clip], open_new(tmp_path / "lib", head), head)
+    assert report.added == 0 and "hears nothing" in report.failed[0].reason
+
+
+def test_what_cannot_be_indexed_at_all_is_one_clear_line(
+    films: Path, head: SiglipHead, tmp_path: Path
+) -> None:
+    library = open_new(tmp_path / "lib", head)
+    with pytest.raises(IndexingError, match="no such file or folder"):
+        index([films, tmp_path / "nowhere"], library, head)
+    with pytest.raises(IndexingError, match="overlap"):
+        Cutting(2.0, 2.0)
+    assert library.files() == {}
+
+
+class Stopping(SiglipHead):
+    """A head at which the user presses Ctrl-C when it has seen so many files."""
+
+    left = 1
+
+    def clips(self, media: list) -> list:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().clips(media)
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(
+    films: Path, head: SiglipHead, tmp_path: Path
+) -> None:
+    library = open_new(tmp_path / "lib", head)
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        index([films], library, Stopping(head.name), CUT, workers=1)
+    assert len(library.files()) == 1, "the first file was complete"
+    assert threading.active_count() == threads
+    report = index([films], library, head, CUT)
+    assert (report.added, report.unchanged) == (2, 1)
+
+
+def test_a_library_that_cannot_be_written_stops_the_run(
+    films: Path, head: SiglipHead, tmp_path: Path
+) -> None:
+    library = open_new(tmp_path / "lib", head)
+    shutil.rmtree(tmp_path / "lib")
+    (tmp_path / "lib").write_text("in the way")
+    with pytest.raises(LibraryError, match="lib"):
+        index([films], library, head, CUT)
