@@ -1,4 +1,4 @@
-"""The command line: `avchat chat | world | doctor | demo`.
+"""The command line: `avchat chat | moments | world | doctor | demo`.
 
 A verb is a dataclass, from which tyro makes the flags and `--help`. Answers and JSON go to stdout,
 everything else to stderr. Exit codes: 0 done, 2 the input is at fault (one line that begins
@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 from tyro.conf import Positional, arg, subcommand
+
+from avchat.moments_cli import Moments, VerbError, moments
 
 if TYPE_CHECKING:
     from avchat.chat import Conversation
@@ -95,6 +97,7 @@ class Demo:
 
 Verb = (
     Annotated[Chat, subcommand("chat")]
+    | Annotated[Moments, subcommand("moments")]
     | Annotated[World, subcommand("world")]
     | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Demo, subcommand("demo")]
@@ -108,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb = parse(sys.argv[1:] if argv is None else argv)
         RUN[type(verb)](verb)
         sys.stdout.flush()
-    except InputError as error:
+    except (InputError, VerbError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         _say("stopped")
@@ -283,7 +286,13 @@ def demo(verb: Demo) -> None:
     launch(app)
 
 
-RUN: dict[type, Callable[[Any], None]] = {Chat: chat, World: world, Doctor: doctor, Demo: demo}
+RUN: dict[type, Callable[[Any], None]] = {
+    Chat: chat,
+    Moments: moments,
+    World: world,
+    Doctor: doctor,
+    Demo: demo,
+}
 
 
 def _fail(message: str) -> int:

@@ -16,7 +16,7 @@ LAYERS = [
     "listing",
     "sound pictures",
     "media",
-    "windows",
+    "windows peaks",
     "encoders",
     "projectors",
     "language prompt saved",
@@ -26,6 +26,11 @@ LAYERS = [
     "checkpoints",
     "vlsa",
     "library",
+    "heads",
+    "moments",
+    "transcripts",
+    "export",
+    "cuts",
     "world",
     "tagging",
     "data",
@@ -34,6 +39,7 @@ LAYERS = [
     "metrics",
     "ui",
     "doctor",
+    "moments_cli",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
@@ -48,7 +54,7 @@ OWNERS = {
     "bitsandbytes": ["avchat/language.py"],
     "lancedb": ["avchat/library.py"],
     "decord": [*MEDIA, "eval/speed.py"],
-    "av": [*MEDIA, "eval/speed.py", "avchat/world/", "avchat/assets/"],
+    "av": [*MEDIA, "eval/speed.py", "avchat/cuts.py", "avchat/world/", "avchat/assets/"],
 }
 # What answers a question must not pull in what trains.
 FORBIDDEN = [
