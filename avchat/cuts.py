@@ -15,6 +15,7 @@ import numpy as np
 from av.container import InputContainer, OutputContainer
 
 from avchat.container import (
+    bears_times,
     clock_origin,
     is_indexed,
     open_file,
@@ -76,11 +77,21 @@ def cut(
         end = min(end, info.duration_s)
     with fresh(out, overwrite, path) as unfinished:
         try:
-            done = None if exact else copy(path, info, start, end, unfinished)
+            done = None if exact else try_copy(path, info, start, end, unfinished)
             done = done or encode(path, info, start, end, unfinished)
         except (av.FFmpegError, ValueError) as error:
             raise ExportError(f"{out}: cannot be written: {error}") from error
     return Cut(str(out), *done)
+
+
+def try_copy(
+    path: Path, info: MediaInfo, start: float, end: float, out: Path
+) -> tuple[float, float, bool] | None:
+    """Copy packets; None also where the container refuses them when it sees them."""
+    try:
+        return copy(path, info, start, end, out)
+    except (av.FFmpegError, ValueError):
+        return None
 
 
 def copy(
@@ -96,13 +107,12 @@ def copy(
     with open_file(path) as source, av.open(str(out), "w") as target:
         video, audio = picture_stream(source), sound_stream(source)
         sources = [stream for stream in (video, audio) if stream is not None]
-        if any(stream.codec_context.name not in target.supported_codecs for stream in sources):
-            if not all(holds(target, stream) for stream in sources):
-                return None
+        if out.suffix != path.suffix and not all(holds(target, one) for one in sources):
+            return None
         tracks = {one.index: target.add_stream_from_template(one) for one in sources}
         origin = float(clock_origin(source))
-        if is_indexed(source):
-            seek(source, sources[0], max(0.0, key_s + origin - SEEK_BACK_S))
+        if is_indexed(source) and key_s > SEEK_BACK_S:
+            seek(source, sources[0], key_s + origin - SEEK_BACK_S)
         first, last = key_s, key_s
         for packet, shows, lasts in chosen(source, sources, key_s, end, origin):
             base = packet.time_base
@@ -115,7 +125,7 @@ def copy(
 
 
 def holds(target: OutputContainer, stream: av.stream.Stream) -> bool:
-    """Tell whether a container can hold a codec: decoders go by other names than codecs do."""
+    """Tell whether a container is made for a codec: some take any, and no player plays it."""
     return stream.codec_context.codec.canonical_name in target.supported_codecs
 
 
@@ -141,16 +151,20 @@ def chosen(
     begun = False
     for packet in read_packets(source, sources):
         index, picture = packet.stream.index, packet.stream.type == "video"
-        if packet.pts is None or packet.dts is None or index in over:
+        if index in over:
             continue
+        if packet.pts is None:
+            raise ValueError("when this packet shows is not known")
         shows = float(packet.pts * packet.time_base) - origin
         lasts = float((packet.duration or 0) * packet.time_base)
+        if shows < key_s - 1e-6:
+            continue
+        if packet.dts is None:  # Matroska's first ones after a seek: those before the keyframe
+            raise ValueError("when this packet is decoded is not known")
         if float(packet.dts * packet.time_base) - origin >= end:
             over.add(index)
             if len(over) == len(sources):
                 return
-            continue
-        if shows < key_s - 1e-6:
             continue
         if picture and not begun and not packet.is_keyframe:
             continue
@@ -209,22 +223,39 @@ def encoded_pictures(
     if is_indexed(source):
         seek(source, stream, start + origin)
     shape = Shape(track.width, track.height, info.is_turned)
-    for shows, frame in within(play(source, stream), origin, start, end, info.fps or 25.0):
+    timed = bears_times(source, stream)
+    frames = (
+        (time_of(frame, stream, origin) if timed else None, frame) for frame in play(source, stream)
+    )
+    last = -1
+    for shows, frame in within(frames, start, end, info.fps or 25.0):
         picture = av.VideoFrame.from_ndarray(upright(frame, shape), "rgb24")
         picture.pts = round(max(0.0, shows - start) / CLOCK)
         picture.time_base = CLOCK
-        yield from track.encode(picture)
+        if picture.pts > last:  # damaged files have two at a time
+            last = picture.pts
+            yield from track.encode(picture)
     yield from track.encode(None)
 
 
+def time_of(
+    frame: av.VideoFrame | av.AudioFrame, stream: av.stream.Stream, origin: float
+) -> float | None:
+    """Return when a frame begins, on the file's clock; None where it does not say.
+
+    Not by `frame.time`: the last frames, which a decoder still holds at the end, lack the base.
+    """
+    return None if frame.pts is None else float(frame.pts * stream.time_base) - origin
+
+
 def within(
-    frames: Iterator[av.VideoFrame], origin: float, start: float, end: float, fps: float
+    frames: Iterator[tuple[float | None, av.VideoFrame]], start: float, end: float, fps: float
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """Yield the frames that show in a part, with when they begin; the first may begin before it."""
     before: tuple[float, av.VideoFrame] | None = None
     at = -1 / fps
-    for frame in frames:
-        at = at + 1 / fps if frame.time is None else frame.time - origin
+    for time, frame in frames:
+        at = at + 1 / fps if time is None else time
         if at >= end - 1e-6:
             break
         if at > start + 1e-6 and before is not None:
@@ -268,7 +299,7 @@ def pieces(
     for frame in play(source, stream):
         if not frame.samples or not frame.sample_rate:
             continue
-        at = None if frame.time is None else frame.time - origin
+        at = time_of(frame, stream, origin)
         if at is not None and at >= end:
             break
         stamped = None if at is None else round((at - start) * rate)

@@ -18,6 +18,10 @@ from avchat.media import SAMPLE_RATE
 SILENCE = 1e-4  # peak of a sound track, of 1.0, below which nothing can be heard; as in chat
 
 
+# What torch and Whisper raise over a file that is something else.
+NO_MODEL = (RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError)
+
+
 class TranscriptError(ValueError):
     """A transcript that cannot be had; the message is one line in the user's words."""
 
@@ -50,7 +54,7 @@ class Transcriber:
             return load_model(self.name, device=self.device).eval()
         except OSError as error:  # no network, no room, no permission
             raise TranscriptError(f"Whisper {self.name} cannot be had: {error}") from error
-        except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        except NO_MODEL as error:
             why = f"{error}".partition("\n")[0]
             raise TranscriptError(f"{self.name}: not a Whisper model ({why})") from error
 

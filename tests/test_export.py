@@ -105,7 +105,7 @@ def test_an_edit_list_of_25_frames() -> None:
     assert text.startswith("TITLE: a dog ?\r\nFCM: NON-DROP FRAME\r\n")
     assert events(text) == [
         ("001", "AX", "B", "00:00:03:00", "00:00:04:00", "01:00:00:00", "01:00:01:00"),
-        ("002", "AX", "B", "00:01:01:12", "00:01:05:06", "01:00:01:00", "01:00:04:19"),
+        ("002", "AX", "B", "00:01:01:13", "00:01:05:06", "01:00:01:00", "01:00:04:18"),
     ]
     assert text.count("* FROM CLIP NAME: a film.mp4\r\n") == 2
     assert text.isascii() and max(map(len, text.splitlines())) <= 80
