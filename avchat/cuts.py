@@ -190,7 +190,8 @@ def encode(
         tracks = []
         video, audio = picture_stream(seen), sound_stream(heard)
         if video is not None:
-            track = target.add_stream("libx264", rate=Fraction(info.fps or 25), options=X264)
+            rate = Fraction(info.fps or 25).limit_denominator(1001)  # 29.97 is 30000/1001
+            track = target.add_stream("libx264", rate=rate, options=X264)
             track.width, track.height = even(info.width), even(info.height)
             track.pix_fmt, track.codec_context.time_base = "yuv420p", CLOCK
             tracks.append(encoded_pictures(seen, track, info, start, end))
@@ -223,10 +224,7 @@ def encoded_pictures(
     if is_indexed(source):
         seek(source, stream, start + origin)
     shape = Shape(track.width, track.height, info.is_turned)
-    timed = bears_times(source, stream)
-    frames = (
-        (time_of(frame, stream, origin) if timed else None, frame) for frame in play(source, stream)
-    )
+    frames = timed_frames(source, stream, info, origin)
     last = -1
     for shows, frame in within(frames, start, end, info.fps or 25.0):
         picture = av.VideoFrame.from_ndarray(upright(frame, shape), "rgb24")
@@ -236,6 +234,20 @@ def encoded_pictures(
             last = picture.pts
             yield from track.encode(picture)
     yield from track.encode(None)
+
+
+def timed_frames(
+    source: InputContainer, stream: av.VideoStream, info: MediaInfo, origin: float
+) -> Iterator[tuple[float | None, av.VideoFrame]]:
+    """Yield frames in the order they show, each with its time; None where nothing says it."""
+    if bears_times(source, stream):
+        yield from ((time_of(frame, stream, origin), frame) for frame in play(source, stream))
+        return
+    # AVI stamps are right, but sit on other frames: in order, they belong to the frames in order.
+    listed = list_pictures(Path(info.path), Wish(), info.duration_s + 1)
+    times = iter([] if listed is None else listed.times_s.tolist())
+    for frame in play(source, stream):
+        yield next(times, None), frame
 
 
 def time_of(

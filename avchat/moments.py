@@ -109,7 +109,7 @@ def moments(
     a_look = len(spread(0.0, 2 * coarse_s, fine_s, fine_s / 2))
     search.total = fine_most if short else len(windows) + min(fine_most, LOOKS * top * a_look)
     coarse = search.score([] if short else windows)
-    regions = [(0.0, end_s)] if short else closer(coarse, end_s, LOOKS * top, coarse_s)
+    regions = [(0.0, end_s)] if short else closer(coarse, end_s, LOOKS * top, coarse_s, fine_s / 2)
     near = [w for region in regions for w in spread(*region, fine_s, fine_s / 2)]
     search.total = search.done + len(near)
     curve = blend(coarse, search.score(near), regions)
@@ -249,15 +249,27 @@ class Search:
             self.warnings.append(f"{parts}: {self.faults[0]}")
 
 
-def closer(coarse: Curve, end_s: float, top: int, coarse_s: float) -> list[tuple[float, float]]:
-    """Choose what to look at closely: around the best coarse windows, and where spans turn."""
+def closer(
+    coarse: Curve, end_s: float, top: int, coarse_s: float, step_s: float
+) -> list[tuple[float, float]]:
+    """Choose what to look at closely: around the best coarse windows, and where spans turn.
+
+    Regions begin and end on multiples of `step_s`: their windows are those that a close look at the
+    whole file would take, with the same scores.
+    """
     values = filled(coarse.score)
     peaks = find_peaks(coarse.times_s, values, 0.0, end_s, top=top, gap_s=0.0)
     middles = [m for p in peaks for m in (p.start_s, coarse.times_s[p.place], p.end_s)]
     half = coarse_s  # to each side: as far as the neighbouring windows reach
     around = [Peak(max(0.0, m - half), min(end_s, m + half), 0.0, 0) for m in middles]
     joined = sorted(merge(around, 0.0), key=lambda region: region.start_s)
-    return [(region.start_s, region.end_s) for region in joined]
+    return [
+        (
+            float(np.floor(region.start_s / step_s) * step_s),
+            min(end_s, float(np.ceil(region.end_s / step_s) * step_s)),
+        )
+        for region in joined
+    ]
 
 
 def filled(values: np.ndarray) -> np.ndarray:

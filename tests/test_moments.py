@@ -1,5 +1,6 @@
 """Long files joined of colours and tones: the seconds that are asked for are found, exactly."""
 
+from functools import cache
 from pathlib import Path
 from threading import Event
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from avchat import moments as under_test
 from avchat.media import MediaError, load_media
-from avchat.moments import BATCH, MomentsError, moments
+from avchat.moments import BATCH, Moments, MomentsError, moments
 from avchat.windows import spread
 
 # 97 s of grey and silence, but for five parts.
@@ -37,10 +38,16 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_joined(tmp_path_factory.mktemp("film") / "film.mp4", SCENES)
 
 
+@cache
+def searched(film: Path, text: str, top: int = 3, sense: str = "both") -> Moments:
+    """Search once for all the tests that look at the same result."""
+    return moments(ColourHead(), film, text, top=top, sense=sense)
+
+
 @pytest.mark.parametrize(
     ("text", "sense", "start", "end"),
     [
-        ("red", "picture", 21.3, 27.3),
+        ("red", "both", 21.3, 27.3),
         ("blue", "both", 70.3, 80.3),
         ("tone", "sound", 39.3, 44.3),
         ("low", "sound", 56.3, 60.3),
@@ -50,7 +57,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_best_span_is_the_part_that_is_asked_for(
     film: Path, text: str, sense: str, start: float, end: float
 ) -> None:
-    found = moments(ColourHead(), film, text, top=3, sense=sense)
+    found = searched(film, text, sense=sense)
     best = found.spans[0]
     assert best.start == pytest.approx(start, abs=SLACK_S)
     assert best.end == pytest.approx(end, abs=SLACK_S)
@@ -61,21 +68,21 @@ def test_the_best_span_is_the_part_that_is_asked_for(
 
 
 def test_why_says_which_sense_it_was(film: Path) -> None:
-    red = moments(ColourHead(), film, "red", top=1).spans[0].why
+    red = searched(film, "red").spans[0].why
     assert red["picture"] > 0.9 and red["sound"] < 0.2 and red["speech"] == 0
-    tone = moments(ColourHead(), film, "tone", top=1, sense="sound").spans[0].why
+    tone = searched(film, "tone", sense="sound").spans[0].why
     assert tone["sound"] > 0.9 and tone["picture"] == 0  # the picture was not looked at
 
 
 def test_what_is_there_twice_is_found_twice(film: Path) -> None:
-    spans = moments(ColourHead(), film, "green", top=2, sense="picture").spans
+    spans = searched(film, "green", top=2).spans
     starts = sorted(one.start for one in spans)
     assert starts == pytest.approx([56.3, 90.3], abs=SLACK_S)
 
 
 def test_coarse_then_fine_finds_what_fine_everywhere_finds(film: Path) -> None:
     for text in ("green", "blue tone"):
-        quick = moments(ColourHead(), film, text, top=2)
+        quick = searched(film, text, top=2)
         slow = moments(
             ColourHead(), film, text, top=2, coarse_s=60
         )  # 4 of these: all of it is fine
@@ -98,28 +105,23 @@ def test_scores_are_those_of_each_window_by_itself(film: Path) -> None:
 
 def test_a_vector_asks_as_its_text_does(film: Path) -> None:
     head = ColourHead()
-    by_vector = moments(head, film, 3 * head.texts(["red"])[0], top=1)
-    assert by_vector.spans == moments(head, film, "red", top=1).spans
-
-
-def test_memory_is_that_of_a_few_windows(film: Path) -> None:
-    head = ColourHead()
-    moments(head, film, "red")
-    assert max(head.looked) <= BATCH and head.longest_s <= 9
-
-
-def test_a_score_below_the_threshold_is_no_answer(film: Path) -> None:
-    found = moments(ColourHead(threshold=0.9), film, "high", sense="sound")
-    assert found.spans == [] and len(found.times_s) > 0
-    assert len(moments(ColourHead(threshold=0.9), film, "red", sense="picture").spans) == 1
-
-
-def test_progress_goes_up_to_its_end(film: Path) -> None:
     seen: list[tuple[int, int]] = []
-    moments(ColourHead(), film, "red", progress=lambda *said: seen.append(said))
+    by_vector = moments(
+        head, film, 3 * head.texts(["red"])[0], top=3, progress=lambda *said: seen.append(said)
+    )
+    assert by_vector.spans == searched(film, "red").spans
+    # memory is that of a few windows
+    assert max(head.looked) <= BATCH and head.longest_s <= 9
+    # progress goes up to its end
     done = [one for one, _ in seen]
     assert done == sorted(set(done)) and seen[-1][0] == seen[-1][1]
     assert all(one <= total for one, total in seen) and seen[0][1] > 30
+
+
+def test_a_score_below_the_threshold_is_no_answer(film: Path) -> None:
+    found = moments(ColourHead(threshold=0.9), film, "red", sense="picture")
+    assert len(found.spans) == 1 and len(searched(film, "red").spans) == 3
+    assert moments(ColourHead(threshold=1.01), film, "red", sense="picture").spans == []
 
 
 def test_a_stop_keeps_what_was_found(film: Path) -> None:
