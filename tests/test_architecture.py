@@ -17,6 +17,7 @@ LAYERS = [
     "sound pictures",
     "media",
     "windows peaks",
+    "parts",
     "encoders",
     "projectors",
     "language prompt saved",

@@ -10,10 +10,11 @@ import pytest
 from joined import ColourHead, write_joined
 from PIL import Image
 
-from avchat import moments as under_test
+from avchat import parts
 from avchat.media import MediaError, load_media
 from avchat.moments import BATCH, Moments, MomentsError, moments
-from avchat.windows import spread
+from avchat.parts import load_parts
+from avchat.windows import Window, spread
 
 # 97 s of grey and silence, but for five parts.
 SCENES = [
@@ -126,9 +127,9 @@ def test_a_score_below_the_threshold_is_no_answer(film: Path) -> None:
 
 def test_a_stop_keeps_what_was_found(film: Path) -> None:
     stop = Event()
-    said = lambda done, total: stop.set() if done >= 4 * BATCH else None  # noqa: E731
+    said = lambda done, total: stop.set() if done >= 2 * BATCH else None  # noqa: E731
     found = moments(ColourHead(), film, "red", top=1, progress=said, stop=stop)
-    assert not found.complete and len(found.times_s) == 4 * BATCH
+    assert not found.complete and len(found.times_s) == 2 * BATCH
     assert found.spans[0].start < 24 < found.spans[0].end
     stop.set()
     nothing = moments(ColourHead(), film, "red", stop=stop)
@@ -159,10 +160,10 @@ def test_a_file_that_ends_early_is_searched_as_far_as_it_goes(tmp_path: Path) ->
 
 
 def test_a_file_of_which_nothing_decodes_is_an_error(film: Path, monkeypatch) -> None:
-    def refuse(path: Path, **_: object) -> None:
-        raise MediaError(f"{path.name}: no picture and no sound could be decoded")
+    def refuse(path: str, **_: object) -> None:
+        raise MediaError(f"{Path(path).name}: no picture and no sound could be decoded")
 
-    monkeypatch.setattr(under_test, "load_media", refuse)
+    monkeypatch.setattr(parts, "load_media", refuse)
     with pytest.raises(MediaError, match="no sound could be decoded"):
         moments(ColourHead(), film, "red")
 
@@ -201,6 +202,13 @@ def test_a_missing_sense_is_said(silent_clip: Path, sound_clip: Path, film: Path
 
 
 def test_strangers_files_are_searched_in_processes_of_their_own(clip: Path) -> None:
+    wanted = [Window(0, 1), Window(1, 3), Window(90, 91)]
+    one = load_parts(clip, wanted, frames=2, size=8)
+    two = load_parts(clip, wanted, frames=2, size=8, isolate=True)
+    for here, there in zip(one[:2], two[:2], strict=True):
+        assert (here.frames == there.frames).all() and (here.waveform == there.waveform).all()
+        assert here.warnings == there.warnings and here.start_s == there.start_s
+    assert isinstance(one[2], MediaError) and str(one[2]) == str(two[2])
     near = moments(ColourHead(), clip, "red", fine_s=4, coarse_s=4)
     far = moments(ColourHead(), clip, "red", fine_s=4, coarse_s=4, isolate=True)
     assert near.spans == far.spans
