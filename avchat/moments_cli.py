@@ -104,7 +104,7 @@ def load(verb: Moments) -> "Head":
             raise VerbError(str(error)) from error
 
 
-def search(verb: Moments, info: "MediaInfo", head: "Head") -> None:
+def search(verb: Moments, info: "MediaInfo", head: "Head", *, isolate: bool = True) -> None:
     """Search a file with a head, then print and write the spans."""
     from avchat import moments as finder
 
@@ -116,7 +116,7 @@ def search(verb: Moments, info: "MediaInfo", head: "Head") -> None:
                 verb.text,
                 top=verb.top,
                 sense=verb.sense,
-                isolate=True,
+                isolate=isolate,
                 progress=lambda done, total: advance(bar, done, total),
             )
         except finder.MomentsError as error:

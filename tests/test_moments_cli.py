@@ -21,7 +21,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(verb: Moments, head: ColourHead | None = None) -> None:
     """Search with the head that knows colours."""
-    search(verb, probe(verb.video), head or ColourHead())  # type: ignore[arg-type]
+    search(verb, probe(verb.video), head or ColourHead(), isolate=False)
 
 
 def test_everything_is_written(film: Path, tmp_path: Path, capsys) -> None:
