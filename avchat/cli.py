@@ -1,4 +1,4 @@
-"""The command line: `avchat chat | index | find | library | world | doctor | demo`.
+"""The command line: `avchat chat | index | find | moments | library | world | doctor | demo`.
 
 A verb is a dataclass, from which tyro makes the flags and `--help`. Answers and JSON go to stdout,
 everything else to stderr. Exit codes: 0 done, 2 the input is at fault (one line that begins
@@ -26,6 +26,7 @@ from tyro.conf import Positional, arg, subcommand
 from avchat import lookup_cli
 from avchat.input_error import InputError
 from avchat.lookup_cli import Find, Index, LibraryVerb
+from avchat.moments_cli import Moments, moments
 
 if TYPE_CHECKING:
     from avchat.chat import Conversation
@@ -103,6 +104,7 @@ Verb = (
     | Annotated[Index, subcommand("index")]
     | Annotated[Find, subcommand("find")]
     | Annotated[LibraryVerb, subcommand("library")]
+    | Annotated[Moments, subcommand("moments")]
     | Annotated[World, subcommand("world")]
     | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Demo, subcommand("demo")]
@@ -317,6 +319,7 @@ RUN: dict[type, Callable[[Any], None]] = {
     Index: lookup_cli.index,
     Find: lookup_cli.find,
     LibraryVerb: lookup_cli.library,
+    Moments: moments,
     World: world,
     Doctor: doctor,
     Demo: demo,

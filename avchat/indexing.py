@@ -20,11 +20,12 @@ from time import perf_counter
 import numpy as np
 from PIL import Image
 
-from avchat.decoding import Take, Window, cut_windows, decode_windows
 from avchat.heads import Head, sha256_of
 from avchat.library import Entry, File, Library
 from avchat.library_table import MAX_THUMBNAIL
 from avchat.media import Media, MediaError, MediaInfo, probe
+from avchat.parts import load_parts
+from avchat.windows import Window, cut_windows
 
 # What is taken of a folder; a file that is named is tried whatever its name ends in.
 ENDINGS = frozenset(
@@ -173,7 +174,6 @@ class _Run:
         self.library, self.head, self.cutting, self.paths = library, head, cutting, paths
         self.known = library.files()
         self.at_path = {file.path: file for file in self.known.values()}
-        self.take = Take(head.frames, head.size, cutting.quick, head.hears)
         self.workers = workers
         self.todo = iter(paths)  # next() of a list's iterator is atomic: threads share it
         self.ready: Queue[_Batch | Failure | str] = Queue(2 * workers)
@@ -226,12 +226,19 @@ class _Run:
             return
         info = probe(path, isolate=True)
         file = File(hash, str(path), stat.st_size, stat.st_mtime, info.duration_s, info.has_audio)
-        windows = cut_windows(
-            path, info, length_s=self.cutting.length_s, overlap_s=self.cutting.overlap_s
-        )
+        cut = {"length_s": self.cutting.length_s, "overlap_s": self.cutting.overlap_s}
+        windows = cut_windows(path, info, **cut, isolate=True)
         for first in range(0, len(windows), TOGETHER):
             some = windows[first : first + TOGETHER]
-            media = decode_windows(path, some, self.take, whole=len(windows) == 1)
+            media = load_parts(
+                path,
+                some,
+                frames=self.head.frames,
+                size=self.head.size,
+                sound=self.head.hears,
+                keyframes=self.cutting.quick,
+                isolate=True,
+            )
             yield _Batch(file, info, some, media, first + TOGETHER >= len(windows))
 
     def encode(

@@ -6,17 +6,13 @@ video: shots are found in small frames, decoded stretch by stretch.
 Shapes: T frames, H, W pixels.
 """
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from avchat.media import MediaError, MediaInfo, load_media
 
-THUMBNAIL = (160, 320)  # pixels: 160 wide; upright pictures are as high as two of that at most
-THUMBNAIL_BYTES = 10_000
 TAIL_S = 1.0  # what is left at the end and shorter than this belongs to the window before
 STRETCH_S = 60.0  # decoded at a time while shots are looked for: 240 frames of 768 bytes
 SHOT_FPS = 4.0  # looked at first; the exact frame is then found among the few between two of these
@@ -169,16 +165,3 @@ def merge_short(cuts: list[float], end_s: float) -> list[float]:
         if cut - (kept[-1] if kept else 0.0) >= MIN_SHOT_S and end_s - cut >= MIN_SHOT_S:
             kept.append(cut)
     return kept
-
-
-def thumbnail(frame: np.ndarray) -> bytes:
-    """Make a small JPEG of a frame, uint8 [H, W, 3]: 160 pixels wide, at most 10,000 bytes."""
-    width, highest = THUMBNAIL
-    height = round(width * frame.shape[0] / frame.shape[1])
-    picture = Image.fromarray(frame).resize((width, min(highest, max(1, height))))
-    for quality in (80, 60, 40, 20, 5):
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality)
-        if file.tell() <= THUMBNAIL_BYTES:
-            break
-    return file.getvalue()

@@ -16,7 +16,8 @@ LAYERS = [
     "listing",
     "sound pictures",
     "media",
-    "windows",
+    "windows peaks",
+    "parts",
     "encoders",
     "projectors",
     "language prompt saved",
@@ -31,8 +32,11 @@ LAYERS = [
     "library_table",
     "library",
     "library_find",
-    "decoding",
     "indexing",
+    "moments",
+    "transcripts",
+    "export",
+    "cuts",
     "world",
     "tagging",
     "data",
@@ -43,7 +47,7 @@ LAYERS = [
     "ui",
     "doctor",
     "input_error",
-    "lookup_cli",
+    "lookup_cli moments_cli",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
@@ -58,7 +62,7 @@ OWNERS = {
     "bitsandbytes": ["avchat/language.py"],
     "lancedb": ["avchat/library.py", "avchat/library_table.py"],
     "decord": [*MEDIA, "eval/speed.py"],
-    "av": [*MEDIA, "eval/speed.py", "avchat/world/", "avchat/assets/"],
+    "av": [*MEDIA, "eval/speed.py", "avchat/cuts.py", "avchat/world/", "avchat/assets/"],
 }
 # What answers a question must not pull in what trains.
 FORBIDDEN = [

@@ -11,11 +11,10 @@ from clips import click, write_clip
 from PIL import Image
 from siglip import write_siglip
 
-from avchat.decoding import Take, Window, cut_windows, decode_windows
 from avchat.heads import SiglipHead
 from avchat.indexing import Cutting, IndexingError, index
 from avchat.library import Library, LibraryError
-from avchat.media import MediaInfo, load_media, probe
+from avchat.media import load_media, probe
 
 CUT = Cutting(length_s=2.0, overlap_s=1.0)
 
@@ -44,34 +43,6 @@ def open_new(folder: Path, head: SiglipHead) -> Library:
     return Library.open(
         folder, head_name=head.name, fingerprint=head.fingerprint, width=head.width, create=True
     )
-
-
-@pytest.mark.parametrize(
-    ("duration", "windows"),
-    [
-        (0.0, [(0, 0)]),
-        (8.0, [(0, 8)]),
-        (8.1, [(0, 8.1)]),
-        (9.0, [(0, 8), (4, 9)]),
-        (13.0, [(0, 8), (4, 12), (8, 13)]),
-    ],
-)
-def test_windows_overlap_and_end_with_the_file(duration: float, windows: list) -> None:
-    info = MediaInfo("x", duration, True, True)
-    cut = cut_windows(Path("x"), info, length_s=8.0, overlap_s=4.0)
-    assert [(window.start_s, window.end_s) for window in cut] == windows
-
-
-def test_windows_decoded_together_are_as_one_by_one(films: Path) -> None:
-    path = films / "sub" / "five.mkv"
-    windows = [Window(0.0, 2.0), Window(1.0, 3.0), Window(3.0, 5.0), Window(50.0, 52.0)]
-    *together, beyond = decode_windows(path, windows, Take(frames=4, size=32))
-    assert "50 s" in str(beyond)
-    for window, media in zip(windows, together, strict=False):
-        alone = load_media(path, frames=4, size=32, start=window.start_s, end=window.end_s)
-        np.testing.assert_array_equal(media.frames, alone.frames)
-        np.testing.assert_array_equal(media.waveform, alone.waveform)
-        assert media.frame_times_s.tolist() == alone.frame_times_s.tolist()
 
 
 def test_a_folder_is_indexed_then_skipped_then_followed(

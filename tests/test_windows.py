@@ -10,8 +10,8 @@ from joined import write_joined
 from PIL import Image
 
 from avchat import windows
-from avchat.media import MediaError, load_media, probe
-from avchat.windows import Window, WindowError, cut_windows, measure_length, spread, thumbnail
+from avchat.media import MediaError, probe
+from avchat.windows import Window, WindowError, cut_windows, measure_length, spread
 
 
 @pytest.mark.parametrize(
@@ -133,14 +133,3 @@ def test_the_real_long_clip_falls_into_shots(shared_media: Path) -> None:
     path = shared_media / "long_1080p.mp4"
     found = cut_windows(path, probe(path), shots=True)
     assert found[0].start_s == 0 and found[-1].end_s == probe(path).duration_s
-
-
-@pytest.mark.parametrize("shape", [(96, 128), (1080, 1920), (640, 360), (8, 800), (800, 100)])
-def test_a_thumbnail_is_small(shape: tuple[int, int], tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    data = thumbnail(noise)
-    (tmp_path / "a.jpg").write_bytes(data)
-    assert len(data) <= 10_000
-    shown = load_media(tmp_path / "a.jpg").frames[0]
-    assert shown.shape[1] == 160
-    assert shown.shape[0] == pytest.approx(min(320, 160 * shape[0] / shape[1]), abs=1)

@@ -1,0 +1,171 @@
+"""Spans and transcripts -> files that other programs read: CSV, WebVTT, CMX3600 edit lists.
+
+Each is written whole or not at all; a file that is there already is kept unless told otherwise.
+"""
+
+import csv
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from avchat.media import MediaInfo
+from avchat.moments import Span
+from avchat.transcripts import Line
+
+RECORD_START_S = 3600  # edit lists begin their record at one hour, by custom
+DEFAULT_FPS = 25.0  # of files that do not say: sound files
+MAX_FPS = 99.5  # two digits for the frame
+
+
+class ExportError(ValueError):
+    """Something that cannot be written; the message is one line in the user's words."""
+
+
+@contextmanager
+def fresh(out: Path, overwrite: bool, source: Path | None = None) -> Iterator[Path]:
+    """Give a path to write to, which becomes `out` when all went well.
+
+    Raises ExportError where `out` is there already, is the source, or cannot be written.
+    """
+    if source is not None and out.exists() and out.samefile(source):
+        raise ExportError(f"{out}: this is the source; name another file")
+    if out.is_dir():
+        raise ExportError(f"{out}: this is a folder, not a file")
+    if out.exists() and not overwrite:
+        raise ExportError(f"{out}: there is such a file already; --overwrite replaces it")
+    try:
+        handle, name = tempfile.mkstemp(out.suffix, f".{out.stem}-", out.parent)
+    except OSError as error:
+        raise ExportError(f"{out}: cannot be written: {error.strerror}") from error
+    os.close(handle)
+    try:
+        yield Path(name)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)  # mkstemp makes files that nobody else may read
+        os.replace(name, out)
+    except OSError as error:
+        raise ExportError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_text(out: Path, text: str, overwrite: bool) -> None:
+    """Write a whole text file."""
+    with fresh(out, overwrite) as path:
+        path.write_text(text, encoding="utf-8", newline="")
+
+
+def check_spans(spans: Sequence[Span]) -> None:
+    """Raise ExportError for a span that ends before it starts."""
+    for span in spans:
+        if not 0 <= span.start <= span.end:
+            raise ExportError(f"a span cannot reach from {span.start:g} s to {span.end:g} s")
+
+
+def write_csv(
+    out: str | Path, spans: Sequence[Span], source: str | Path, *, overwrite: bool = False
+) -> None:
+    """Write spans, the best first, as a table: path, start, end, score and what each sense said."""
+    check_spans(spans)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\r\n")
+    writer.writerow(["path", "start", "end", "score", "picture", "sound", "speech"])
+    for span in spans:
+        numbers = [span.start, span.end, span.score, *(span.why[sense] for sense in WHY)]
+        writer.writerow([str(source), *(f"{number:.3f}" for number in numbers)])
+    write_text(Path(out), table.getvalue(), overwrite)
+
+
+WHY = ("picture", "sound", "speech")
+
+
+def write_chapters(
+    out: str | Path, spans: Sequence[Span], title: str, *, overwrite: bool = False
+) -> None:
+    """Write spans as WebVTT chapters, in order of time, each called by the title and its score."""
+    check_spans(spans)
+    ordered = sorted(spans, key=lambda span: span.start)
+    lines = [Line(span.start, span.end, f"{title} ({span.score:.2f})") for span in ordered]
+    write_text(Path(out), vtt(lines), overwrite)
+
+
+def write_subtitles(out: str | Path, lines: Sequence[Line], *, overwrite: bool = False) -> None:
+    """Write a transcript as WebVTT."""
+    write_text(Path(out), vtt(lines), overwrite)
+
+
+def vtt(lines: Sequence[Line]) -> str:
+    """Turn lines into WebVTT. What would end a cue or begin a tag in it is escaped."""
+    parts = ["WEBVTT\n"]
+    for number, line in enumerate(lines, 1):
+        text = " ".join(line.text.split()).replace("&", "&amp;").replace("<", "&lt;")
+        text = text.replace(">", "&gt;")  # "-->" would be read as a timing
+        parts.append(f"{number}\n{vtt_time(line.start)} --> {vtt_time(line.end)}\n{text}\n")
+    return "\n".join(parts)
+
+
+def vtt_time(seconds: float) -> str:
+    """Write seconds as 01:02:03.456."""
+    total = round(seconds * 1000)
+    minutes, rest = divmod(total, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
+
+
+def frames_of(seconds: float, fps: float) -> int:
+    """Count the frames before the one that begins nearest to a moment."""
+    return round(seconds * fps)
+
+
+def timecode(frame: int, fps: float) -> str:
+    """Write the number of a frame as non-drop HH:MM:SS:FF.
+
+    29.97 frames a second are counted as 30 to a second, so that its hour is 3.6 s longer than an
+    hour: that is what non-drop means, and what edit programs expect.
+    """
+    base = round(fps)
+    seconds, part = divmod(frame, base)
+    hours, rest = divmod(seconds, 3600)
+    return f"{hours % 24:02d}:{rest // 60:02d}:{rest % 60:02d}:{part:02d}"
+
+
+def write_edl(
+    out: str | Path,
+    spans: Sequence[Span],
+    info: MediaInfo,
+    title: str,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write spans as a CMX3600 edit list, in order of time, one after the other on the record."""
+    check_spans(spans)
+    write_text(Path(out), edl(spans, info, title), overwrite)
+
+
+def edl(spans: Sequence[Span], info: MediaInfo, title: str) -> str:
+    """Turn spans into a CMX3600 edit list. Its source times count from the file's first frame."""
+    name, fps = Path(info.path).name, info.fps if info.has_video else DEFAULT_FPS
+    if not 1 <= fps < MAX_FPS:
+        raise ExportError(f"{name}: an edit list cannot count {fps:g} frames a second")
+    if len(spans) > 999:
+        raise ExportError(f"an edit list holds at most 999 spans, not {len(spans)}")
+    track = "B" if info.has_video and info.has_audio else "V" if info.has_video else "A"
+    lines = [f"TITLE: {plain(title)[:70]}", "FCM: NON-DROP FRAME", ""]
+    at = RECORD_START_S * round(fps)
+    for number, span in enumerate(sorted(spans, key=lambda span: span.start), 1):
+        first = frames_of(span.start, fps)
+        last = max(first + 1, frames_of(span.end, fps))  # exclusive: an event has a frame at least
+        codes = [timecode(frame, fps) for frame in (first, last, at, at + last - first)]
+        lines.append(f"{number:03d}  AX       {track:<5} C        {' '.join(codes)}")
+        lines.append(f"* FROM CLIP NAME: {plain(name)}")
+        lines.append(f"* COMMENT: SCORE {span.score:.3f}")
+        at += last - first
+    return "\r\n".join([*lines, ""])
+
+
+def plain(text: str) -> str:
+    """Return text as one line of ASCII, which is what edit lists are made of."""
+    return " ".join(text.split()).encode("ascii", "replace").decode("ascii")
