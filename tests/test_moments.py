@@ -121,7 +121,7 @@ def test_a_vector_asks_as_its_text_does(film: Path) -> None:
 
 def test_a_score_below_the_threshold_is_no_answer(film: Path) -> None:
     found = moments(ColourHead(threshold=0.9), film, "red", sense="picture")
-    assert len(found.spans) == 1 and len(searched(film, "red").spans) == 3
+    assert len(found.spans) == 1
     assert moments(ColourHead(threshold=1.01), film, "red", sense="picture").spans == []
 
 
