@@ -135,9 +135,17 @@ class Pool:
     never its lesson.
     """
 
-    def __init__(self, model: AVChat, size: int, seed: int, last: bool = False) -> None:
-        """Begin empty. Args: last: ask as in the last stage (see `draw_lesson`)."""
-        self.model, self.size, self.seed, self.last = model, size, seed, last
+    def __init__(
+        self,
+        model: AVChat,
+        size: int,
+        seed: int,
+        last: bool = False,
+        more: tuple[str, ...] = (),
+    ) -> None:
+        """Begin empty. Args: last, more: ask as in the last stage (see `draw_lesson`)."""
+        self.model, self.size, self.seed = model, size, seed
+        self.last, self.more = last, more
         self._features: dict[int, Features] = {}
 
     def batch(self, number: int, count: int, tokens: int) -> TaggedBatch:
@@ -147,7 +155,7 @@ class Pool:
             visit, clip = divmod(k, self.size)
             sentences = 0.25 if self.last else 0.5
             lesson = lessons.draw_lesson(
-                self.seed, clip, visit, sentences=sentences, last=self.last
+                self.seed, clip, visit, sentences=sentences, last=self.last, more=self.more
             )
             drawn.append((clip, lesson))
         rows, clips = [], []

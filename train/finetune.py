@@ -49,6 +49,8 @@ class Finetune(RunConfig):
     """With --tiny: length of a row."""
     last: bool = False
     """With --tiny: the last stage, which asks most about what is learned last."""
+    more: tuple[str, ...] = ()
+    """With --last: families of questions that are asked even more often."""
 
 
 class Pupil(nn.Module):
@@ -123,7 +125,7 @@ def tiny(run: Finetune) -> None:
         path = Path(run.init).parent / f"{name}.pt"
         if run.init and path.is_file():
             getattr(pupil, name).load_state_dict(torch.load(path, weights_only=True))
-    pool = Pool(model, run.pool, run.seed, run.last)
+    pool = Pool(model, run.pool, run.seed, run.last, run.more)
 
     def batch_at(number: int) -> Batch:
         tagged = pool.batch(number, run.batch, run.tokens)

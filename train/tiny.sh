@@ -16,12 +16,15 @@ two train/finetune.py --tiny --init "$out/encoders/model" --output "$out/chat" \
 # what is learned last is asked most, on new clips
 two train/finetune.py --tiny --last --init "$out/chat/model" --output "$out/last" \
   --steps 3000 --batch 12 --pool 12288 --lr 1.1e-3 --weight-decay 0.02 --seed 1
+two train/finetune.py --tiny --last --init "$out/last/model" --output "$out/sync" \
+  --steps 900 --batch 12 --pool 6144 --lr 8e-4 --weight-decay 0.02 --seed 2 \
+  --more sync word_when word_exists object_when which_object_of_two
 # the lookup head, on the same encoders, which the chat model did not change
 two train/vlsa.py --tiny --init "$out/encoders/model" --base tiny --output "$out/vlsa" \
   --steps 1200 --batch 64 --lr 1e-3
 
 rm -rf avchat/assets/tiny avchat/assets/vlsa
-cp -r "$out/last/model" avchat/assets/tiny
+cp -r "$out/sync/model" avchat/assets/tiny
 cp -r "$out/vlsa/model" avchat/assets/vlsa
 chmod -R a+rX avchat/assets
 python eval/world.py --clips 500 --seed 1 | tee "$out/world.txt"

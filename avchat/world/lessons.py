@@ -47,6 +47,7 @@ LAST = {"motion": 5.0, "place": 4.0, "size": 3.0, "object_exists": 3.0, "event_c
 LAST |= {"event_kind": 2.0, "first_actor": 5.0, "sound_count": 2.0, "rhythm": 2.0}
 LAST |= {"word": 6.0, "word_order": 8.0, "word_exists": 6.0, "word_kind": 3.0, "word_when": 4.0}
 LAST |= {"sync": 4.0, "which_sound_of_two": 3.0, "object_when": 2.0, "sound_order": 3.0}
+MORE = 10.0  # how much more often what is named besides
 ADMISSIONS = 2  # turns of a lesson in the last stage that only say that a sense is missing
 TRAIN_STREAM, CHECK_STREAM = 11, 12  # so that no test seed meets a training seed
 
@@ -105,6 +106,7 @@ def draw_lesson(
     stream: int = TRAIN_STREAM,
     strangers: bool = True,
     last: bool = False,
+    more: tuple[str, ...] = (),
 ) -> Lesson:
     """Draw the lesson of a clip's visit: the same clip is asked other questions at each visit.
 
@@ -113,6 +115,7 @@ def draw_lesson(
         sentences: how often each of the two sentence questions is asked as well.
         strangers: whether a clip may be a stranger.
         last: ask as in the last stage, most about what is learned last.
+        more: families that are then asked `MORE` often.
     """
     rng = np.random.default_rng([stream, seed, clip])
     scene = draw_scene(rng, draw_kind(rng))
@@ -124,7 +127,7 @@ def draw_lesson(
     asked += [q for q in questions.every_question(scene, rng) if q.needs != "V"]  # in other words
     if strange:
         asked = [q for q in asked if answer_for(q, sense) != q.answer]
-    asked = choose(asked, turns, rng, LAST if last else LATE)
+    asked = choose(asked, turns, rng, LAST | dict.fromkeys(more, MORE) if last else LATE)
     if last:
         asked = _few_admissions(asked, sense)
     taught = [Turn(_as_typed(q, rng), answer_for(q, sense), weight=3.0) for q in asked]
