@@ -52,9 +52,9 @@ class Chat:
     """stop here in the file"""
     frames: Annotated[int | None, arg(metavar="N")] = None
     """frames to look at; the model's own number when left out"""
-    head: Annotated[str | None, arg(metavar="NAME")] = None
+    head: str = "none"
     """lookup head that chooses parts of a long file for each question: tiny, a folder, or none
-    (default: tiny with the tiny model, else none)"""
+    (default: none)"""
     temperature: float = 0.0
     """0 takes the likeliest word each time"""
     top_p: float = 1.0
@@ -211,9 +211,8 @@ def _open_long(verb: Chat, model: "AVChat") -> "LongConversation | None":
     from avchat.heads import load_head
     from avchat.media import probe
 
-    name = verb.head or ("tiny" if verb.model == "tiny" else "none")
     part = (verb.start, verb.end, verb.frames) != (None, None, None)
-    if name == "none" or part or not is_long(probe(verb.video, isolate=True), model):
+    if verb.head == "none" or part or not is_long(probe(verb.video, isolate=True), model):
         return None
     with tqdm(unit="window", file=sys.stderr, disable=None) as bar:
 
@@ -221,7 +220,9 @@ def _open_long(verb: Chat, model: "AVChat") -> "LongConversation | None":
             bar.total = total
             bar.update()
 
-        return LongConversation(model, load_head(name), verb.video, isolate=True, progress=progress)
+        return LongConversation(
+            model, load_head(verb.head), verb.video, isolate=True, progress=progress
+        )
 
 
 def _answer(verb: Chat, conversation: "Conversation | LongConversation", question: str) -> None:
