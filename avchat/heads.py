@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, SiglipModel
 from transformers.utils import logging
 
-from avchat.config import Config, ModelError
+from avchat.config import PRESETS, Config, ModelError
 from avchat.encoders import (
     InputSpec,
     build_audio,
@@ -40,7 +40,7 @@ from avchat.patches import SIDE, pixel_clip
 from avchat.saved import ASSETS, find_checkpoint, fingerprint, read_weights
 from avchat.vlsa import VLSA, Embeddings
 
-BUNDLED = ASSETS / "vlsa"
+BUNDLED = ASSETS / "heads"  # a folder for each
 
 SIGLIP = "google/siglip-so400m-patch14-384"
 SIGLIP_FRAMES = 4  # of a window: our choice
@@ -88,9 +88,14 @@ def load_head(name: str, kind: Kind = "vlsa") -> Head:
     """Load a head by the name of its model, a folder or a Hub id; HeadError where it cannot be."""
     if kind == "siglip":
         return SiglipHead(name)
-    folder = BUNDLED if name == "tiny" else find_checkpoint(name)
-    if name == "tiny" and not folder.is_dir():
-        raise HeadError("the bundled lookup head is not in this package: make it with `make tiny`")
+    folder = BUNDLED / name
+    if not folder.is_dir():
+        if name in PRESETS:
+            raise HeadError(
+                f"no lookup head called {name} comes with this package: train one "
+                "(train/vlsa.py) and name its folder with --model"
+            )
+        folder = find_checkpoint(name)
     return VlsaHead(name, VLSA.from_pretrained(folder))
 
 

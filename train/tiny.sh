@@ -24,9 +24,10 @@ two train/finetune.py --tiny --last --init "$out/last/model" --output "$out/sync
 two train/vlsa.py --tiny --init "$out/encoders/model" --base tiny --output "$out/vlsa" \
   --steps 1200 --batch 64 --lr 1e-3
 
-rm -rf avchat/assets/tiny avchat/assets/vlsa
+rm -rf avchat/assets/tiny avchat/assets/heads/tiny
+mkdir -p avchat/assets/heads
 cp -r "$out/sync/model" avchat/assets/tiny
-cp -r "$out/vlsa/model" avchat/assets/vlsa
+cp -r "$out/vlsa/model" avchat/assets/heads/tiny
 chmod -R a+rX avchat/assets
 python eval/world.py --clips 500 --seed 1 | tee "$out/world.txt"
 python eval/retrieval.py --clips 500 --seed 1 | tee "$out/retrieval.txt"
