@@ -11,8 +11,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 from avchat import cli
+from avchat.model import AVChat
 from avchat.world.questions import phrasings
 
 CONTRACT = {
@@ -225,8 +227,14 @@ def test_typed_questions_are_one_conversation(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_ends_an_answer_without_a_traceback(clip: Path, model_folder: Path) -> None:
-    words = ["chat", clip, "hello", "--model", model_folder, "--max-new-tokens", "900"]
+def test_ctrl_c_ends_an_answer_without_a_traceback(
+    clip: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    endless = AVChat.from_pretrained(model_folder)
+    with torch.no_grad():
+        endless.language.lm_head.bias[endless.tokenizer.eos_token_id] = -1e4
+    endless.save_pretrained(tmp_path / "endless")
+    words = ["chat", clip, "hello", "--model", tmp_path / "endless", "--max-new-tokens", "900"]
     command = [sys.executable, "-m", "avchat.cli", *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
