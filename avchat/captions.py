@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from avchat.data import DataError, Pool, read_lines
+from avchat.data import DataError, Pool, read_lines, retimed
 from avchat.encoders import Features, Inputs
 from avchat.media import Media, MediaError, load_media
 from avchat.model import AVChat
@@ -71,14 +71,7 @@ def world_batch(model: VLSA, pool: Pool, number: int, count: int) -> CaptionedCl
         of.append(str(rng.choice(ABOUT, p=ABOUT_OFTEN)))
         texts.append(caption(lesson.scene, rng, of[-1]).text)
         drawn.append((clip, lesson))
-    return captioned(model, [full(clip) for clip in pool.features(drawn)], texts, of)
-
-
-def full(clip: Features) -> Features:
-    """Give features in full precision."""
-    return Features(
-        clip.visual.float(), clip.audio.float(), clip.frame_times_s, clip.start_s, clip.duration_s
-    )
+    return captioned(model, [retimed(clip, 1, 0.0) for clip in pool.features(drawn)], texts, of)
 
 
 def read_captions(path: Path) -> list[CaptionedFile]:

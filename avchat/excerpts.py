@@ -16,14 +16,16 @@ import numpy as np
 
 from avchat.chat import Conversation, Excerpt, Receipt
 from avchat.encoders import Sense
-from avchat.heads import Vectors, VlsaHead
-from avchat.media import Media, MediaInfo, load_media, probe
+from avchat.heads import Head, Vectors
+from avchat.media import Media, MediaError, MediaInfo, probe
 from avchat.model import AVChat
+from avchat.parts import load_parts
 from avchat.prompt import Turn
 from avchat.windows import Window, cut_windows
 
 SPARSE_S = 4.0  # seconds between two frames from which on a file counts as long: our choice
 MOST = 4  # windows, however many would fit: our choice
+TOGETHER = 8  # windows decoded by one process and embedded at once
 SPARE = 0.25  # of the context is left to questions and answers
 
 
@@ -41,7 +43,7 @@ class LongConversation:
     def __init__(
         self,
         model: AVChat,
-        head: VlsaHead,
+        head: Head,
         path: str | Path,
         *,
         window_s: float = 8.0,
@@ -49,9 +51,10 @@ class LongConversation:
         isolate: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Embed a file window by window.
+        """Embed a file window by window; those that cannot be decoded are left out with a warning.
 
-        Args: progress: is told how many windows of how many are embedded. Raises MediaError.
+        Args: progress: is told how many windows of how many are done. Raises MediaError where
+        nothing can be decoded.
         """
         self.model, self.head, self.path = model, head, Path(path)
         self.most, self.isolate = most, isolate
@@ -61,15 +64,26 @@ class LongConversation:
         cut = cut_windows(path, info, length_s=window_s, overlap_s=0.0, isolate=isolate)
         # the last one reaches back over the one before it: here nothing must be seen twice
         ends = [0.0, *(window.end_s for window in cut)]
-        self.windows = [
+        cut = [
             Window(max(window.start_s, end), window.end_s)
             for window, end in zip(cut, ends, strict=False)
         ]
+        self.windows: list[Window] = []
         self.vectors: list[Vectors] = []
-        for k, window in enumerate(self.windows):
-            self.vectors += head.clips([self._decode(window, head.frames, head.size)])
-            if progress:
-                progress(k + 1, len(self.windows))
+        faults: list[MediaError] = []
+        for first in range(0, len(cut), TOGETHER):
+            some = cut[first : first + TOGETHER]
+            media = self._decode(some, head.frames, head.size)
+            kept = [(w, m) for w, m in zip(some, media, strict=True) if isinstance(m, Media)]
+            faults += [m for m in media if isinstance(m, MediaError)]
+            self.windows += [window for window, _ in kept]
+            self.vectors += head.clips([m for _, m in kept]) if kept else []
+            for k in range(first, first + len(some)) if progress else ():
+                progress(k + 1, len(cut))
+        if not self.windows:
+            raise faults[0]
+        parts = f"{len(faults)} of {len(cut)} parts could not be decoded"
+        self.warnings = (f"{parts}: {faults[0]}",) if faults else ()
         self._spent_s = perf_counter() - began  # until the first answer takes it over
         self._talk: Conversation | None = None
         self._shown: list[int] = []
@@ -82,7 +96,7 @@ class LongConversation:
         chosen = sorted(np.argsort(-scores, kind="stable")[: self._room(len(turn.ids))].tolist())
         if self._talk is None or chosen != self._shown:
             began = perf_counter()
-            parts = [self._decode(self.windows[k], self.model.config.frames, None) for k in chosen]
+            parts = self._look(chosen)
             took = self._spent_s + perf_counter() - began
             fresh, self._spent_s = Conversation(self.model, parts, media_s=took), 0.0
             self._talk = fresh if self._talk is None else fresh.after(self._talk)
@@ -97,7 +111,10 @@ class LongConversation:
     def receipt(self) -> Receipt | None:
         """Return what the last answer rests on."""
         told = None if self._talk is None else self._talk.receipt
-        return None if told is None else replace(told, excerpts=self.excerpts)
+        if told is None:
+            return None
+        warnings = (*self.warnings, *told.warnings)
+        return replace(told, excerpts=self.excerpts, warnings=warnings)
 
     def scores(self, text: str, sense: Sense = "both") -> np.ndarray:
         """Score each window by its likeness to a text, -1..1; -1 where the sense is absent."""
@@ -110,18 +127,22 @@ class LongConversation:
         """Count the windows that fit the context beside the talk so far and the question."""
         said = 0 if self._talk is None else self._talk.num_said
         if self._each is None:
-            media = self._decode(self.windows[0], self.model.config.frames, None)
+            [media] = self._look([0])
             slots = self.model.plan(self.model.prepare(media))
             self._each = len(self.model.prompt.media_prefix(slots).ids)
         room = (1 - SPARE) * self.model.context - said - asked
         return max(1, min(self.most, int(room // self._each)))
 
-    def _decode(self, window: Window, frames: int, size: int | None) -> Media:
-        return load_media(
-            self.path,
-            frames=frames,
-            size=size,
-            start=window.start_s,
-            end=window.end_s,
-            isolate=self.isolate,
-        )
+    def _look(self, numbers: list[int]) -> list[Media]:
+        """Decode windows at the model's own rate; MediaError where one cannot be."""
+        wanted = [self.windows[k] for k in numbers]
+        media = self._decode(wanted, self.model.config.frames, None)
+        for part in media:
+            if isinstance(part, MediaError):
+                raise part
+        return media
+
+    def _decode(
+        self, windows: list[Window], frames: int, size: int | None
+    ) -> list[Media | MediaError]:
+        return load_parts(self.path, windows, frames=frames, size=size, isolate=self.isolate)

@@ -164,11 +164,12 @@ def maker_of(verb: Index) -> "tuple[Kind, str]":
 
 def load(kind: "Kind", model: str) -> "Head":
     """Load a head."""
-    from avchat.heads import HeadError, load_head
+    from avchat.config import ModelError
+    from avchat.heads import load_head
 
     try:
         return load_head(model, kind)
-    except HeadError as error:
+    except ModelError as error:
         raise InputError(str(error)) from error
 
 

@@ -116,7 +116,8 @@ def moments(
     curve = blend(coarse, search.score(near), regions)
     search.complain()
     peaks = find_peaks(curve.times_s, curve.score, 0.0, end_s, top=top, gap_s=fine_s)
-    spans = [span(curve, peak) for peak in peaks if peak.score >= (head.threshold or -np.inf)]
+    least = -np.inf if head.threshold is None else head.threshold
+    spans = [span(curve, peak) for peak in peaks if peak.score >= least]
     return Moments(
         spans,
         curve.times_s,

@@ -95,11 +95,12 @@ def check(verb: Moments) -> None:
 def load(verb: Moments) -> "Head":
     """Load the head that compares."""
     with redirect_stdout(sys.stderr):  # what libraries print is no answer
-        from avchat.heads import HeadError, load_head
+        from avchat.config import ModelError
+        from avchat.heads import load_head
 
         try:
             return load_head(verb.model or MODELS[verb.head], verb.head)
-        except HeadError as error:
+        except ModelError as error:
             raise InputError(str(error)) from error
 
 

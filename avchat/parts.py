@@ -19,7 +19,7 @@ def load_parts(
     windows: Sequence[Window],
     *,
     frames: int,
-    size: int,
+    size: int | None,
     sound: bool = True,
     keyframes: bool = False,
     isolate: bool = False,

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
@@ -46,6 +45,8 @@ class FindSpeed:
 
 def main(args: FindSpeed) -> None:
     """Make a library, ask it, print a table or JSON."""
+    import faiss  # of the dev extra; `speed.py media`, which imports this file, needs it not
+
     vectors, queries = make_vectors(args)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         began = time.perf_counter()

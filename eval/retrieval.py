@@ -48,8 +48,8 @@ def main(run: Retrieval) -> None:
     """Render, embed, rank, print."""
     head = load_head(run.model)
     both = embed(head, run, "both")
-    sounds = embed(head, run, "sound")
-    directions = measure(head, *both) | measure_sounds(head, *sounds)
+    gallery, full, _ = embed(head, run, "sound")
+    directions = measure(head, *both) | measure_sounds(head, gallery, full)
     report = {"model": run.model, "seed": run.seed, "directions": directions}
     print(json.dumps(report) if run.json else table(report))
 
@@ -98,9 +98,7 @@ def measure(head: VlsaHead, gallery: Gallery, full: list[Vectors], deaf: list[Ve
     }
 
 
-def measure_sounds(
-    head: VlsaHead, gallery: Gallery, full: list[Vectors], deaf: list[Vectors]
-) -> dict:
+def measure_sounds(head: VlsaHead, gallery: Gallery, full: list[Vectors]) -> dict:
     """Measure what a caption of the sound finds, and what finds it."""
     texts, sounds = head.texts([line.text for _, line in gallery]), stack(full, "sound")
     return {"text to sound": score(texts @ sounds.T), "sound to text": score(sounds @ texts.T)}

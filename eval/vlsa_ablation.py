@@ -23,19 +23,17 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from avchat.captions import captioned, full
+from avchat.captions import captioned
 from avchat.config import ModelError, VLSAConfig
 from avchat.data import lesson_inputs
-from avchat.encoders import STATES_HZ, Features, Inputs, log_mels, preprocess_frames
+from avchat.encoders import STATES_HZ, Features
 from avchat.metrics import ranks
 from avchat.model import AVChat
 from avchat.training import schedule
 from avchat.vlsa import VLSA, CaptionedClips
 from avchat.world.captions import caption, draw_gallery
-from avchat.world.lessons import draw_lesson
-from avchat.world.pictures import render_frames
-from avchat.world.sounds import render_waveform
-from avchat.world.tags import FRAME_TIMES_S
+from avchat.world.lessons import Lesson, draw_lesson
+from avchat.world.scenes import Scene
 
 GROUPS = ("losses", "audio", "sync", "lambda")
 
@@ -116,18 +114,16 @@ def encode_world(run: Ablation) -> World:
     galleries, texts = [], []
     for about in ("both", "sound"):
         drawn = draw_gallery(22, run.gallery, about)
-        galleries.append([chat.encode([scene_inputs(chat, scene)])[0] for scene, _ in drawn])
+        galleries.append(
+            [chat.encode([lesson_inputs(unasked(scene), chat.spec)])[0] for scene, _ in drawn]
+        )
         texts.append([line.text for _, line in drawn])
     return World(chat, clips, *galleries, *texts)
 
 
-def scene_inputs(chat: AVChat, scene: Any) -> Inputs:
-    """Render a scene of a gallery, without a file in between."""
-    pixels = preprocess_frames(render_frames(scene, FRAME_TIMES_S, chat.spec.image_size), chat.spec)
-    wave = render_waveform(scene)
-    states = len(wave) // (16_000 // STATES_HZ)
-    mels = log_mels(wave, chat.spec)
-    return Inputs(pixels, mels, states, tuple(FRAME_TIMES_S.tolist()), 0.0, len(wave) / 16_000)
+def unasked(scene: Scene) -> Lesson:
+    """Make a lesson without questions of a scene."""
+    return Lesson(scene, (), "both", independent=True)
 
 
 def config_of(world: World, variant: Variant) -> VLSAConfig:
@@ -162,7 +158,7 @@ def batch_at(
     numbers = rng.choice(len(world.clips), size, replace=False)
     scenes = [draw_lesson(21, k, turns=0, sentences=0, strangers=False).scene for k in numbers]
     texts = [caption(scene, rng).text for scene in scenes]
-    clips = [full(world.clips[k]) for k in numbers]
+    clips = [world.clips[k] for k in numbers]
     clips = [altered(c, clips[i - 1], variant) for i, c in enumerate(clips)]
     return captioned(head, clips, texts, ["both"] * size)
 
@@ -214,12 +210,11 @@ def fit(run: Ablation, head: VLSA, batches: Any, steps: int) -> None:
 
 def measure(world: World, head: VLSA) -> dict[str, float]:
     """Measure R@1 of text to clip, with and without its sound, and of text to sound."""
-    both, sounds = [full(c) for c in world.both], [full(c) for c in world.sounds]
     texts, of_sound = head.embed_texts(world.both_texts), head.embed_texts(world.sound_texts)
     found = {
-        "text to clip": texts @ head.embed_clips(both).both.T,
-        "deafened": texts @ head.embed_clips([c.only("picture") for c in both]).both.T,
-        "text to sound": of_sound @ head.embed_clips(sounds).sound.T,
+        "text to clip": texts @ head.embed_clips(world.both).both.T,
+        "deafened": texts @ head.embed_clips([c.only("picture") for c in world.both]).both.T,
+        "text to sound": of_sound @ head.embed_clips(world.sounds).sound.T,
     }
     return {name: float((ranks(scores.numpy()) <= 1).mean()) for name, scores in found.items()}
 

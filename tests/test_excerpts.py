@@ -11,7 +11,7 @@ from small import SMALL_HEAD, build_model, small_head
 from avchat.chat import Conversation
 from avchat.excerpts import LongConversation, is_long
 from avchat.heads import VlsaHead
-from avchat.media import load_media, probe
+from avchat.media import MediaError, load_media, probe
 from avchat.model import AVChat
 from avchat.prompt import PromptError
 
@@ -104,3 +104,17 @@ def test_a_window_without_the_sense_is_never_the_best(
     mute = write_joined(tmp_path / "mute.mp4", SCENES[:2], sound=False)
     talk = LongConversation(model, head, mute, window_s=3.0)
     assert np.array_equal(talk.scores("the red circle", "sound"), -np.ones(4))
+
+
+def test_what_cannot_be_decoded_is_left_out_and_said(
+    model: AVChat, head: VlsaHead, tmp_path: Path
+) -> None:
+    film = write_joined(tmp_path / "film.mkv", SCENES)
+    film.write_bytes(film.read_bytes()[: int(0.6 * film.stat().st_size)])
+    talk = LongConversation(model, head, film, window_s=3.0, isolate=True)
+    assert 0 < len(talk.windows) < 8 and talk.windows[-1].end_s < 24
+    "".join(talk.ask("the red circle", max_new_tokens=3))
+    assert "parts could not be decoded" in talk.receipt.warnings[0]
+    film.write_bytes(b"nothing" * 100)
+    with pytest.raises(MediaError):
+        LongConversation(model, head, film)

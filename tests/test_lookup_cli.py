@@ -6,11 +6,13 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from siglip import write_siglip
+from small import SMALL_HEAD, build_model, small_head
 
 from avchat import cli
 from avchat.world.casting import draw_scene
@@ -89,6 +91,44 @@ def test_a_clip_finds_itself_by_clip_and_by_picture(
         "--folder", clips, "--sense", "picture",
     )  # fmt: skip
     assert other["clip"] == "3.mp4"
+
+
+def test_a_head_that_hears_finds_by_sound(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """VLSA with random weights: it knows nothing, but a sound is nearest to itself."""
+    build_model().save_pretrained(tmp_path / "chat")
+    head = small_head(replace(SMALL_HEAD, base=str(tmp_path / "chat")))
+    head.save_pretrained(tmp_path / "head")
+    folder = tmp_path / "library"
+    words = ["index", clips, "--library", folder, "--model", tmp_path / "head"]
+    assert run(capsys, *words)[0] == 0
+    wanted = clips / "3.mp4"
+    best, *_ = found(capsys, "--sound", wanted, "--sense", "sound", "--library", folder)
+    assert best["clip"] == "3.mp4" and best["score"] == pytest.approx(1, abs=0.01)
+    assert best["why"]["picture"] == 0
+    assert found(capsys, "a drum", "--library", folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("tiny", "no lookup head called tiny comes with this package"),
+        ("no-such-model", "no model called no-such-model"),
+        ("CHAT", "not a configuration of a lookup head"),
+    ],
+)
+def test_a_head_that_cannot_be_had_is_one_line(
+    model: str, said: str, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if model == "CHAT":
+        build_model().save_pretrained(tmp_path / "chat")
+        model = str(tmp_path / "chat")
+    clip = clips / "0.mp4"
+    for words in (["index", clip, "--library", tmp_path / "library"], ["moments", clip, "a drum"]):
+        code, stdout, stderr = run(capsys, *words, "--model", model)
+        assert code == 2 and not stdout
+        assert stderr.startswith("error: ") and said in stderr and stderr.count("\n") == 1
 
 
 def test_words_weights_and_filters(
