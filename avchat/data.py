@@ -135,17 +135,9 @@ class Pool:
     never its lesson.
     """
 
-    def __init__(
-        self,
-        model: AVChat,
-        size: int,
-        seed: int,
-        last: bool = False,
-        more: tuple[str, ...] = (),
-    ) -> None:
-        """Begin empty. Args: last, more: ask as in the last stage (see `draw_lesson`)."""
-        self.model, self.size, self.seed = model, size, seed
-        self.last, self.more = last, more
+    def __init__(self, model: AVChat, size: int, seed: int, mix: lessons.Mix | None = None) -> None:
+        """Begin empty. Args: mix: what is asked most (default: as in the first stage)."""
+        self.model, self.size, self.seed, self.mix = model, size, seed, mix or lessons.Mix()
         self._features: dict[int, Features] = {}
 
     def batch(self, number: int, count: int, tokens: int) -> TaggedBatch:
@@ -153,10 +145,8 @@ class Pool:
         drawn = []
         for k in range(number * count, (number + 1) * count):
             visit, clip = divmod(k, self.size)
-            sentences = 0.25 if self.last else 0.5
-            lesson = lessons.draw_lesson(
-                self.seed, clip, visit, sentences=sentences, last=self.last, more=self.more
-            )
+            sentences = 0.25 if self.mix.last else 0.5
+            lesson = lessons.draw_lesson(self.seed, clip, visit, sentences=sentences, mix=self.mix)
             drawn.append((clip, lesson))
         rows, clips = [], []
         for (_, lesson), kept in zip(drawn, self.features(drawn), strict=True):

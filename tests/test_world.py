@@ -11,7 +11,7 @@ import pytest
 
 from avchat.world import casting, dataset, questions, scenes, swaps
 from avchat.world.answers import find
-from avchat.world.lessons import CHECK_STREAM, description_for, draw_lesson
+from avchat.world.lessons import CHECK_STREAM, Mix, description_for, draw_lesson
 from avchat.world.perception import perceive
 from avchat.world.phrasings import HELD_OUT, PHRASINGS
 from avchat.world.pictures import render_frames
@@ -159,6 +159,17 @@ def test_held_out_combinations_are_never_trained_or_tested_and_fill_their_own_sp
 
 def words(phrasing: str) -> list[str]:
     return re.findall(r"[{}\w]+", phrasing)
+
+
+def test_a_focus_asks_one_family_in_most_clips_about_each_actor() -> None:
+    """Both answers must come about one and the same clip, or the clip alone would tell."""
+    plain = [draw_lesson(0, k, mix=Mix(last=True)) for k in range(200)]
+    lessons = [draw_lesson(0, k, mix=Mix(last=True, focus="sync")) for k in range(200)]
+    asked = [sum(lesson.scene.kind == "one source" for lesson in some) for some in (plain, lessons)]
+    assert asked[0] < 50 < 110 < asked[1] < 160
+    clips = [lesson for lesson in lessons if lesson.scene.kind == "one source"]
+    said = [{turn.answer for turn in lesson.turns} for lesson in clips if lesson.sense == "both"]
+    assert sum({"yes", "no"} <= answers for answers in said) > len(said) / 2
 
 
 def test_phrasings_are_ten_or_more_and_the_held_out_ones_are_new_ways_in_known_words() -> None:

@@ -23,6 +23,7 @@ from avchat.model import AVChat
 from avchat.prompt import PICTURE_ID, SOUND_ID
 from avchat.tagging import Follower, Tagger
 from avchat.training import Batch, Loss, RunConfig, TrainingError, fit
+from avchat.world.lessons import Mix
 
 # After so many layers of the language model an audio token should know who acts in its slot, and
 # media tokens what follows from earlier ones.
@@ -51,6 +52,8 @@ class Finetune(RunConfig):
     """With --tiny: the last stage, which asks most about what is learned last."""
     more: tuple[str, ...] = ()
     """With --last: families of questions that are asked even more often."""
+    focus: str = ""
+    """With --last: one family that is asked in most clips, about each object that it can be."""
 
 
 class Pupil(nn.Module):
@@ -125,7 +128,7 @@ def tiny(run: Finetune) -> None:
         path = Path(run.init).parent / f"{name}.pt"
         if run.init and path.is_file():
             getattr(pupil, name).load_state_dict(torch.load(path, weights_only=True))
-    pool = Pool(model, run.pool, run.seed, run.last, run.more)
+    pool = Pool(model, run.pool, run.seed, Mix(run.last, run.more, run.focus))
 
     def batch_at(number: int) -> Batch:
         tagged = pool.batch(number, run.batch, run.tokens)

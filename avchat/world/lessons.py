@@ -48,8 +48,20 @@ LAST |= {"event_kind": 2.0, "first_actor": 5.0, "sound_count": 2.0, "rhythm": 2.
 LAST |= {"word": 6.0, "word_order": 8.0, "word_exists": 6.0, "word_kind": 3.0, "word_when": 4.0}
 LAST |= {"sync": 4.0, "which_sound_of_two": 3.0, "object_when": 2.0, "sound_order": 3.0}
 MORE = 10.0  # how much more often what is named besides
+# Of a family that is focused on: how many clips are of its kind, and how many times more it is
+# asked in a clip: of each actor, so that the answer must hang on which one is meant.
+FOCUS_CLIPS, FOCUS_ROUNDS = 0.6, 4
 ADMISSIONS = 2  # turns of a lesson in the last stage that only say that a sense is missing
 TRAIN_STREAM, CHECK_STREAM = 11, 12  # so that no test seed meets a training seed
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What a stage of training asks most."""
+
+    last: bool = False  # as the last stages do: what is learned last
+    more: tuple[str, ...] = ()  # families that these then ask `MORE` often
+    focus: str = ""  # the family that they ask in most clips, several times, and `MORE` often
 
 
 @dataclass(frozen=True)
@@ -105,8 +117,7 @@ def draw_lesson(
     sentences: float = 0.5,
     stream: int = TRAIN_STREAM,
     strangers: bool = True,
-    last: bool = False,
-    more: tuple[str, ...] = (),
+    mix: Mix = Mix(),
 ) -> Lesson:
     """Draw the lesson of a clip's visit: the same clip is asked other questions at each visit.
 
@@ -114,27 +125,37 @@ def draw_lesson(
         turns: short questions about the clip, at most.
         sentences: how often each of the two sentence questions is asked as well.
         strangers: whether a clip may be a stranger.
-        last: ask as in the last stage, most about what is learned last.
-        more: families that are then asked `MORE` often.
+        mix: what is asked most.
     """
     rng = np.random.default_rng([stream, seed, clip])
-    scene = draw_scene(rng, draw_kind(rng))
+    scene = draw_scene(rng, _draw_kind(rng, mix.focus))
     strange = strangers and bool(rng.random() < STRANGE)
     rng = np.random.default_rng([stream, seed, clip, visit])
     sense = _draw_sense(rng, strange)
     slower, start_s = _draw_times(rng, sense)
     asked = questions.every_question(scene, rng)
     asked += [q for q in questions.every_question(scene, rng) if q.needs != "V"]  # in other words
+    for _ in range(FOCUS_ROUNDS if mix.focus else 0):
+        asked += [q for q in questions.every_question(scene, rng) if q.family == mix.focus]
     if strange:
         asked = [q for q in asked if answer_for(q, sense) != q.answer]
-    asked = choose(asked, turns, rng, LAST | dict.fromkeys(more, MORE) if last else LATE)
-    if last:
+    often = LAST | dict.fromkeys((*mix.more, mix.focus), MORE) if mix.last else LATE
+    asked = choose(asked, turns, rng, often)
+    if mix.last:
         asked = _few_admissions(asked, sense)
     taught = [Turn(_as_typed(q, rng), answer_for(q, sense), weight=3.0) for q in asked]
     retimed = slower != 1 or start_s > 0
     taught = _sentences(scene, sense, strange, retimed, sentences, rng) + taught
     independent = bool(rng.random() < 0.8)
     return Lesson(scene, tuple(taught), sense, independent, slower, start_s, strange)
+
+
+def _draw_kind(rng: np.random.Generator, focus: str) -> str:
+    """Draw which kind of scene comes next, often one in which `focus` can be asked."""
+    if not focus or rng.random() >= FOCUS_CLIPS:
+        return draw_kind(rng)
+    kinds = sorted(questions.FAMILIES[focus].kinds)
+    return kinds[rng.integers(len(kinds))]
 
 
 def _draw_sense(rng: np.random.Generator, strange: bool) -> Literal["both", "sound", "picture"]:
