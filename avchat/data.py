@@ -229,7 +229,8 @@ def world_texts(clips: int, seed: int) -> list[str]:
     on.
     """
     rng = np.random.default_rng([13, seed])
-    admissions = questions.NO_SOUND, questions.NO_PICTURE, *lessons.LOOK, *lessons.LISTEN
+    admissions = questions.NO_SOUND, questions.NO_PICTURE, lessons.NOT_KNOWN
+    admissions += *lessons.LOOK, *lessons.LISTEN
     texts = [f" {text}" for text in admissions] * 100
     for _ in range(clips):
         scene = draw_scene(rng, draw_kind(rng))

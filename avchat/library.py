@@ -5,7 +5,6 @@ table on disk. `library_find` searches it. All windows of a file are written in 
 so that a kill loses at most the file in hand, and any number of processes may read and write.
 """
 
-import math
 import os
 import random
 import time
@@ -17,7 +16,7 @@ from typing import TypeVar
 
 import lancedb
 import pyarrow as pa
-from lancedb.index import IvfPq
+from lancedb.index import HnswSq
 
 from avchat.library_table import (
     SENSES,
@@ -31,7 +30,7 @@ from avchat.library_table import (
     find_table,
     inside,
     make_table,
-    num_partitions,
+    num_graphs,
     quoted,
     read_maker,
     storage_options,
@@ -190,11 +189,7 @@ class Library:
     def _build(self, sense: Sense, vectors: int, old: str | None) -> None:
         # The name says over how many vectors it was built: see `built_over`.
         name = f"{sense}_{vectors}"
-        config = IvfPq(
-            distance_type="cosine",
-            num_partitions=num_partitions(vectors),
-            num_sub_vectors=self.maker.width // math.gcd(self.maker.width, 8),
-        )
+        config = HnswSq(distance_type="cosine", num_partitions=num_graphs(vectors))
         self._commit(lambda: self.table.create_index(sense, config=config, name=name))
         if old is not None and old != name and old in [index.name for index in self._indices()]:
             self._commit(lambda: self.table.drop_index(old))

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from avchat.library import Library, LibraryError
-from avchat.library_table import SENSES, Sense, built_over, inside, num_partitions, told
+from avchat.library_table import SENSES, Sense, built_over, inside, num_graphs, told
 
 __all__ = ["Filters", "Found", "Query", "find"]
 
@@ -25,9 +25,7 @@ UNWANTED = 0.5  # how much of the likeness to what is not wanted is taken off: o
 FOLD = 0.98  # cosine of `both` from which two windows show the same: our choice
 CANDIDATES = 5  # windows fetched for each that is wanted, as some are folded; at least:
 MIN_CANDIDATES = 64
-PROBES = 0.08  # of the index's partitions that are looked into, and at least:
-MIN_PROBES = 20
-REFINE = 10  # candidates a result whose distance is computed again from the whole vectors
+REFINE = 2  # candidates a result whose distance is computed again from the whole vectors
 COLUMNS = ["hash", "clip", "path", "start_s", "end_s", *SENSES]
 
 
@@ -163,9 +161,10 @@ def by_vectors(library: Library, query: Query, where: str, count: int, exact: bo
     if exact or index is None:
         search = search.bypass_vector_index()
     else:
-        search = search.nprobes(probes(index)).refine_factor(REFINE)
-    present = f"{query.sense} IS NOT NULL"
-    search = search.where(f"{present} AND {where}" if where else present, prefilter=True)
+        search = search.nprobes(num_graphs(built_over(index))).refine_factor(REFINE)
+    if where:
+        search = search.where(where, prefilter=True)
+    # Windows without the sense have no distance and do not come.
     return sorted(rows_of(search.to_arrow()), key=lambda row: row["_distance"])
 
 
@@ -191,11 +190,6 @@ def rows_of(table: pa.Table) -> list[dict]:
         for row, vector, valid in zip(rows, vectors, column.is_valid().to_pylist(), strict=False):
             row[sense] = vector if valid else None
     return rows
-
-
-def probes(index: str) -> int:
-    """Choose how many partitions to look into, of an index by its name: see `Library`."""
-    return max(MIN_PROBES, round(PROBES * num_partitions(built_over(index))))
 
 
 def ranked(

@@ -4,7 +4,6 @@ Legend: W windows, D width.
 """
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ TABLE = "windows"
 RECORD = b"avchat.library"  # key in the table's metadata: which head made the vectors
 FORMAT = 1
 MAX_THUMBNAIL = 10_000  # bytes
+GRAPH_SIZE = 2_000_000  # vectors of an index that one graph holds: our choice
 
 
 class LibraryError(Exception):
@@ -165,9 +165,9 @@ def built_over(name: str | None) -> int:
     return int(found[1]) if found else 0
 
 
-def num_partitions(vectors: int) -> int:
-    """Choose how many partitions an index over so many vectors has."""
-    return max(1, round(math.sqrt(vectors)))
+def num_graphs(vectors: int) -> int:
+    """Choose how many graphs an index over so many vectors has; a question is put to all."""
+    return max(1, round(vectors / GRAPH_SIZE))
 
 
 def quoted(text: str) -> str:

@@ -3,7 +3,7 @@ seed, so a run can resume exactly.
 
 A lesson is a rendered clip with turns about it. Now and then a sense is switched off, and what
 needs it is answered by saying so: that is how a model learns to admit that it heard or saw nothing.
-Some of these clips are strangers, not of the world at all, and the admission is all that is asked.
+Some clips are strangers, not of the world at all: there it learns to say that it does not know.
 """
 
 from dataclasses import dataclass, replace
@@ -21,13 +21,14 @@ from avchat.world.strangers import strange_frames, strange_waveform
 from avchat.world.tags import FRAME_TIMES_S
 
 PICTURE_ONLY, SOUND_ONLY = 0.10, 0.10  # how often a sense is switched off
-STRANGE = 0.05  # how many clips are not of the world
+STRANGE = 0.08  # how many clips are not of the world
 # How often a clip is passed off as a slower one, and as a part of a longer one: people's clips are
 # not all 4 s long, and the times in the prompt must not matter to what is seen and heard.
 SLOWER, LATER = 0.2, 0.2
-# What people ask when they do not yet know the clip.
+# What people ask when they do not yet know the clip; the last of each only of a missing sense.
 LOOK = ("what do you see?", "tell me what you see.", "describe the picture.", "what is there?")
 LISTEN = ("what do you hear?", "tell me what you hear.", "describe the sound.", "what is said?")
+NOT_KNOWN = "i do not know this."
 # Fixed words that do not name what is asked about may be lost from a question: other phrasings must
 # work too.
 WORD_LOSS = 0.06
@@ -137,13 +138,11 @@ def draw_lesson(
     asked += [q for q in questions.every_question(scene, rng) if q.needs != "V"]  # in other words
     for _ in range(FOCUS_ROUNDS if mix.focus else 0):
         asked += [q for q in questions.every_question(scene, rng) if q.family == mix.focus]
-    if strange:
-        asked = [q for q in asked if answer_for(q, sense) != q.answer]
     often = LAST | dict.fromkeys((*mix.more, mix.focus), MORE) if mix.last else LATE
     asked = choose(asked, turns, rng, often)
     if mix.last:
-        asked = _few_admissions(asked, sense)
-    taught = [Turn(_as_typed(q, rng), answer_for(q, sense), weight=3.0) for q in asked]
+        asked = _few_admissions(asked, sense, strange)
+    taught = [Turn(_as_typed(q, rng), answer_for(q, sense, strange), weight=3.0) for q in asked]
     retimed = slower != 1 or start_s > 0
     taught = _sentences(scene, sense, strange, retimed, sentences, rng) + taught
     independent = bool(rng.random() < 0.8)
@@ -159,11 +158,12 @@ def _draw_kind(rng: np.random.Generator, focus: str) -> str:
 
 
 def _draw_sense(rng: np.random.Generator, strange: bool) -> Literal["both", "sound", "picture"]:
-    """Draw which senses are on: one alone where the clip is strange."""
-    draw = rng.random() * (PICTURE_ONLY + SOUND_ONLY if strange else 1)
-    if draw < PICTURE_ONLY:
+    """Draw which senses are on: each choice as often as the others where the clip is strange."""
+    often = 1 / 3 if strange else PICTURE_ONLY, 1 / 3 if strange else SOUND_ONLY
+    draw = rng.random()
+    if draw < often[0]:
         return "picture"
-    return "sound" if draw < PICTURE_ONLY + SOUND_ONLY else "both"
+    return "sound" if draw < sum(often) else "both"
 
 
 def _draw_times(rng: np.random.Generator, sense: str) -> tuple[float, float]:
@@ -188,30 +188,38 @@ def _sentences(
     if rng.random() < often:
         question = _typed(questions.describe(scene, rng).question, rng)
         turns.append(Turn(question, description_for(scene, sense, strange)))
-    if sense == "both" and not retimed and rng.random() < often:
+    if sense == "both" and not (retimed or strange) and rng.random() < often:
         q = questions.describe(scene, rng, family="timeline")
         turns.append(Turn(q.question, q.answer))
-    if sense != "both" and often:
-        asked, answer = (LISTEN, NO_SOUND) if sense == "picture" else (LOOK, NO_PICTURE)
-        question = _typed(asked[rng.integers(len(asked))], rng)
-        turns.append(Turn(question, answer, weight=3.0))
+    for present, missing, asked in (("picture", "sound", LOOK), ("sound", "picture", LISTEN)):
+        if often and sense == missing:
+            question = _typed(asked[rng.integers(len(asked))], rng)
+            turns.append(Turn(question, NO_SOUND if present == "sound" else NO_PICTURE, weight=3.0))
+        elif rng.random() < often:
+            question = _typed(asked[rng.integers(len(asked) - 1)], rng)
+            turns.append(Turn(question, told_of(scene, present, strange)))
     return turns
 
 
+def told_of(scene: Scene, sense: str, strange: bool = False) -> str:
+    """Tell what one sense, "picture" or "sound", perceives."""
+    if strange:
+        return NOT_KNOWN
+    return sentences.seen(scene) if sense == "picture" else sentences.heard(scene)
+
+
 def description_for(scene: Scene, sense: str, strange: bool = False) -> str:
-    """Describe what is there when only some senses are on; of a stranger, what is not there."""
-    if sense == "both":
-        return sentences.description(scene)
-    if sense == "picture":
-        said = sentences.description(replace(scene, sounds=()))
-        return NO_SOUND if strange else said
-    heard = sentences.description(replace(scene, objects=()))
-    return NO_PICTURE if strange else f"{NO_PICTURE} {heard}"
+    """Describe what is there when only some senses are on."""
+    if sense == "sound":
+        return f"{NO_PICTURE} {told_of(scene, 'sound', strange)}"
+    if strange:
+        return NOT_KNOWN
+    return sentences.description(scene if sense == "both" else replace(scene, sounds=()))
 
 
-def _few_admissions(asked: list[Question], sense: str) -> list[Question]:
-    """Drop questions whose answer is only that a sense is missing, but for the first few."""
-    missing = [q for q in asked if answer_for(q, sense) != q.answer]
+def _few_admissions(asked: list[Question], sense: str, strange: bool) -> list[Question]:
+    """Drop questions whose answer is only that nothing can be told, but for the first few."""
+    missing = [q for q in asked if answer_for(q, sense, strange) != q.answer]
     return [q for q in asked if q not in missing[ADMISSIONS:]]
 
 
@@ -234,13 +242,13 @@ def choose(
     return [asked[i] for i in picked]
 
 
-def answer_for(question: Question, sense: str) -> str:
-    """Give the right answer when only some senses are on."""
+def answer_for(question: Question, sense: str, strange: bool = False) -> str:
+    """Give the right answer when only some senses are on, or the clip is not of the world."""
     if sense == "picture" and question.needs != "V":
         return NO_SOUND
     if sense == "sound" and question.needs in ("V", "AV"):
         return NO_PICTURE
-    return question.answer
+    return NOT_KNOWN if strange else question.answer
 
 
 def _as_typed(question: Question, rng: np.random.Generator) -> str:

@@ -9,16 +9,24 @@ TIMES = {1: "one time", 2: "two times", 3: "three times", 4: "four times"}
 
 
 def description(scene: Scene) -> str:
-    """Describe objects from the top left on, then the kinds of sound in order, each with the
-    object that it goes with.
-    """
-    seen = [_describe_object(o) for o in sorted(scene.objects, key=lambda o: PLACES.index(o.place))]
+    """Describe objects, then the kinds of sound."""
+    return f"{seen(scene)} {heard(scene)}".strip()
+
+
+def seen(scene: Scene) -> str:
+    """Describe the objects, from the top left on."""
+    objects = sorted(scene.objects, key=lambda o: PLACES.index(o.place))
+    return " ".join(_describe_object(o) for o in objects)
+
+
+def heard(scene: Scene) -> str:
+    """List the kinds of sound, in order."""
     if not scene.sounds:
-        return " ".join([*seen, "there is no sound."])
-    heard = dict.fromkeys(
+        return "there is no sound."
+    kinds = dict.fromkeys(
         f"the word {s.word}" if s.kind == "word" else f"the {s.kind}" for s in scene.sounds
     )
-    return " ".join([*seen, f"the sounds are {', '.join(heard)}."])
+    return f"the sounds are {', '.join(kinds)}."
 
 
 def _describe_object(obj: Object) -> str:
@@ -34,17 +42,17 @@ def timeline(scene: Scene) -> str:
 
 
 def _row(scene: Scene, slot: int) -> str:
-    heard = [
+    sounds = [
         f"the word {s.word}" if s.kind == "word" else f"the {s.kind}"
         for s in scene.sounds
         if s.slot == slot
     ]
-    seen = [
+    acts = [
         f"the {o.name} {ACTS[e.kind]}" for o in scene.objects for e in o.events if e.slot == slot
     ]
-    if not heard and not seen:
+    if not sounds and not acts:
         return ""
-    return f"{(slot + 0.5) * SLOT_S:.2f}s: {', '.join(heard + sorted(seen))}."
+    return f"{(slot + 0.5) * SLOT_S:.2f}s: {', '.join(sounds + sorted(acts))}."
 
 
 def slots_right(answer: str, truth: str) -> float:
