@@ -227,6 +227,7 @@ class VLSAConfig:
     video_text: bool = False  # ours, off: a direct term of picture and text
     clip_text: bool = False  # ours, off: a term of picture with sound, encoded together, and text
     embedding_std: float = 0.02
+    window_s: float = 8.0  # length of the clips it was trained on (ours)
     # Cosine of text and clip below which a hit is no good match; measured after training.
     threshold: float | None = None
 

@@ -46,22 +46,24 @@ class LongConversation:
         head: Head,
         path: str | Path,
         *,
-        window_s: float = 8.0,
+        window_s: float | None = None,
         most: int = MOST,
         isolate: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Embed a file window by window; those that cannot be decoded are left out with a warning.
 
-        Args: progress: is told how many windows of how many are done. Raises MediaError where
-        nothing can be decoded.
+        Args: window_s: None: what the head knows best; progress: is told how many windows of how
+        many are done. Raises MediaError where nothing can be decoded.
         """
         self.model, self.head, self.path = model, head, Path(path)
         self.most, self.isolate = most, isolate
         self.excerpts: tuple[Excerpt, ...] = ()
         began = perf_counter()
         info = probe(path, isolate=isolate)
-        cut = cut_windows(path, info, length_s=window_s, overlap_s=0.0, isolate=isolate)
+        cut = cut_windows(
+            path, info, length_s=window_s or head.window_s, overlap_s=0.0, isolate=isolate
+        )
         # the last one reaches back over the one before it: here nothing must be seen twice
         ends = [0.0, *(window.end_s for window in cut)]
         cut = [

@@ -73,6 +73,7 @@ class Head(Protocol):
     frames: int  # it wants of a window
     size: int  # pixels a side of a frame
     hears: bool
+    window_s: float  # length of the parts that it knows best
     threshold: float | None  # cosine below which a text and a clip do not fit; None: unknown
 
     def clips(self, media: Sequence[Media]) -> list[Vectors]:
@@ -111,7 +112,7 @@ class VlsaHead:
         vlsa.to(self.device).eval()
         self.fingerprint = fingerprint(vlsa.state_dict())
         self.width, self.frames = vlsa.config.width, vlsa.config.frames
-        self.threshold = vlsa.config.threshold
+        self.window_s, self.threshold = vlsa.config.window_s, vlsa.config.threshold
         self.spec = None
         if vlsa.config.kind == "features":
             self._load_encoders(vlsa.config.base, vlsa.config.base_fingerprint)
@@ -168,6 +169,7 @@ class SiglipHead:
     """
 
     hears = False
+    window_s = 8.0  # it sees frame by frame: our choice
     threshold = None  # depends on the weights, and these are anyone's
 
     def __init__(self, name: str = SIGLIP) -> None:

@@ -84,20 +84,24 @@ def moments(
     *,
     top: int = 5,
     sense: Sense = "both",
-    coarse_s: float = 8.0,
-    fine_s: float = 2.0,
+    coarse_s: float | None = None,
+    fine_s: float | None = None,
     isolate: bool = False,
     progress: Callable[[int, int], None] | None = None,
     stop: Event | None = None,
 ) -> Moments:
     """Find the `top` spans of a file that fit a text, or a vector of the head, float [D].
 
-    Spans that score below the head's threshold are left out: no span is an answer. Args: isolate:
-    decode in processes of their own; progress: called with windows done and in all, the latter a
-    guess until the coarse look is over; stop: set it to end early, with what was found until then.
+    Spans that score below the head's threshold are left out: no span is an answer. Args: coarse_s,
+    fine_s: length of the windows of the first and of the closer look, what the head knows best and
+    a quarter of it where left out; isolate: decode in processes of their own; progress: called with
+    windows done and in all, the latter a guess until the coarse look is over; stop: set it to end
+    early, with what was found until then.
     Raises MomentsError for a search that makes no sense, MediaError for a file that cannot be used.
     """
     path = Path(path)
+    coarse_s = head.window_s if coarse_s is None else coarse_s
+    fine_s = head.window_s / 4 if fine_s is None else fine_s
     check_wish(text, top, sense, coarse_s, fine_s)
     info = probe(path, isolate=isolate)
     check_senses(head, info, sense)

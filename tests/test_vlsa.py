@@ -144,6 +144,8 @@ for hard in (False, True):
 loss.backward()
 grads = [x.grad, y.grad, *(p.grad for p in matcher.parameters())]
 torch.save([loss.detach(), *grads], f"{sys.argv[1]}/{rank}.pt")
+dist.barrier()  # one that leaves while the other still talks may abort
+dist.destroy_process_group()
 """
 
 

@@ -9,12 +9,14 @@ import av
 import numpy as np
 import pytest
 
+from avchat.media import load_media
 from avchat.world.casting import draw_kind, draw_scene
-from avchat.world.clip_file import FPS, FRAMES
+from avchat.world.clip_file import FPS, FRAMES, write_film
 from avchat.world.pictures import object_centres
 from avchat.world.render import render_frames, render_waveform, write_clip
 from avchat.world.scenes import (
     COLOURS,
+    DURATION_S,
     EVENTS,
     MOTIONS,
     PLACES,
@@ -342,6 +344,22 @@ def test_file_is_the_same_bytes_again(tmp_path: Path):
     write_clip(scene, tmp_path / "a.mp4")
     write_clip(scene, str(tmp_path / "b.mp4"))
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_a_film_is_its_clips_one_after_the_other(tmp_path: Path):
+    rng = np.random.default_rng(5)
+    some = [draw_scene(rng, "two sources") for _ in range(3)]
+    write_film(some, tmp_path / "film.mp4")
+    for place, scene in enumerate(some):
+        write_clip(scene, tmp_path / "clip.mp4")
+        alone = load_media(tmp_path / "clip.mp4", frames=8, size=64)
+        start = place * DURATION_S
+        part = load_media(
+            tmp_path / "film.mp4", frames=8, size=64, start=start, end=start + DURATION_S
+        )
+        np.testing.assert_allclose(np.subtract(part.frame_times_s, start), alone.frame_times_s)
+        assert np.abs(part.frames.astype(int) - alone.frames).mean() < 4
+        assert np.corrcoef(part.waveform[:64_000], alone.waveform[:64_000])[0, 1] > 0.95
 
 
 @pytest.mark.parametrize("kind", EVENTS)

@@ -20,13 +20,19 @@ two train/finetune.py --tiny --last --init "$out/chat/model" --output "$out/last
 two train/finetune.py --tiny --last --init "$out/last/model" --output "$out/sync" \
   --steps 900 --batch 12 --pool 6144 --lr 8e-4 --weight-decay 0.02 --seed 2 \
   --more sync word_when word_exists object_when which_object_of_two
+# one comparison is learned from clips of its own, and then takes its place among the others
+two train/finetune.py --tiny --last --init "$out/sync/model" --output "$out/focus" \
+  --steps 2000 --batch 12 --pool 8192 --lr 1.2e-3 --weight-decay 0.02 --seed 3 --focus sync
+two train/finetune.py --tiny --last --init "$out/focus/model" --output "$out/end" \
+  --steps 1400 --batch 12 --pool 8192 --lr 1e-3 --weight-decay 0.02 --seed 4 \
+  --more sync word_exists sound_exists word_when sound_order
 # the lookup head, on the same encoders, which the chat model did not change
 two train/vlsa.py --tiny --init "$out/encoders/model" --base tiny --output "$out/vlsa" \
   --steps 1200 --batch 64 --lr 1e-3
 
 rm -rf avchat/assets/tiny avchat/assets/heads/tiny
 mkdir -p avchat/assets/heads
-cp -r "$out/sync/model" avchat/assets/tiny
+cp -r "$out/end/model" avchat/assets/tiny
 cp -r "$out/vlsa/model" avchat/assets/heads/tiny
 chmod -R a+rX avchat/assets
 python eval/world.py --clips 500 --seed 1 | tee "$out/world.txt"

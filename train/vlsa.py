@@ -28,6 +28,7 @@ from avchat.model import AVChat
 from avchat.saved import fingerprint
 from avchat.training import Batch, RunConfig, TrainingError, fit
 from avchat.vlsa import VLSA, CaptionedClips, VLSALoss
+from avchat.world.scenes import DURATION_S
 
 # Sizes of the bundled head; its encoder is as wide as the tiny chat model, whose projectors it
 # begins with.
@@ -44,6 +45,7 @@ TINY = VLSAConfig(
     video_text=True,
     clip_text=True,
     embedding_std=0.5,
+    window_s=DURATION_S,
 )
 
 

@@ -1,5 +1,6 @@
 """Write a scene as a real video file: H.264 and AAC in mp4, the same layout for every clip."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,8 +26,11 @@ def write_clip(scene: Scene, path: str | Path) -> None:
 
     The AAC encoder's 64 ms of priming are written as negative times, which every player skips.
     """
-    frames = render_frames(scene, np.arange(FRAMES) / FPS)
-    waveform = render_waveform(scene)
+    write_film([scene], path)
+
+
+def write_film(scenes: Sequence[Scene], path: str | Path) -> None:
+    """Render scenes to one file, one after the other, 4 s each; see `write_clip`."""
     with av.open(str(path), "w", format="mp4", options=_FILE_OPTIONS) as file:
         pictures = file.add_stream("libx264", rate=FPS, options=_VIDEO_OPTIONS)
         pictures.width = pictures.height = PICTURE
@@ -34,14 +38,17 @@ def write_clip(scene: Scene, path: str | Path) -> None:
         sound = file.add_stream("aac", rate=SAMPLE_RATE, layout="mono", options=_AUDIO_OPTIONS)
         sound.bit_rate = _AUDIO_BITS_S
         convert = VideoReformatter()  # one for all frames: making its tables takes most of the time
-        for number, picture in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            # AREA: each pair of colour differences is the mean of its 2x2 pixels
-            frame = convert.reformat(frame, format="yuv420p", interpolation=Interpolation.AREA)
-            frame.pts, frame.time_base = number, Fraction(1, FPS)
-            file.mux(pictures.encode(frame))
-        frame = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
-        file.mux(sound.encode(frame))
+        for place, scene in enumerate(scenes):
+            for number, picture in enumerate(render_frames(scene, np.arange(FRAMES) / FPS)):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                # AREA: each pair of colour differences is the mean of its 2x2 pixels
+                frame = convert.reformat(frame, format="yuv420p", interpolation=Interpolation.AREA)
+                frame.pts, frame.time_base = place * FRAMES + number, Fraction(1, FPS)
+                file.mux(pictures.encode(frame))
+            waveform = render_waveform(scene)
+            frame = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.time_base = SAMPLE_RATE, Fraction(1, SAMPLE_RATE)
+            frame.pts = place * len(waveform)
+            file.mux(sound.encode(frame))
         file.mux(pictures.encode(None))
         file.mux(sound.encode(None))

@@ -1,0 +1,91 @@
+"""Measure `avchat moments`: a film of world clips, one after the other, is asked for each of some.
+
+    python eval/moments.py --model tiny --queries 50
+
+Each query is a caption that is true of one clip of the film alone. It is found when one of the
+first `--top` spans lies mostly within that clip, or covers most of it.
+"""
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from avchat.config import ModelError
+from avchat.heads import load_head
+from avchat.metrics import interval_of
+from avchat.moments import Span, moments
+from avchat.world.captions import draw_gallery
+from avchat.world.clip_file import write_film
+from avchat.world.scenes import DURATION_S
+
+
+@dataclass(frozen=True)
+class FilmMoments:
+    """Measure how often the right seconds of a film are found."""
+
+    model: str = "tiny"
+    """The bundled head (tiny) or the folder of one."""
+    clips: int = 150
+    """Length of the film, in clips of 4 s."""
+    queries: int = 50
+    top: int = 3
+    seed: int = 1
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+
+def main(run: FilmMoments) -> None:
+    """Make the film, ask, print."""
+    head = load_head(run.model)
+    gallery = draw_gallery(run.seed, run.clips)
+    asked = np.random.default_rng(run.seed).permutation(run.clips)[: run.queries]
+    found, firsts, spent = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        film = Path(folder) / "film.mp4"
+        write_film([scene for scene, _ in gallery], film)
+        for place in tqdm(asked, desc="moments", disable=not sys.stderr.isatty()):
+            began = perf_counter()
+            spans = moments(head, film, gallery[place][1].text, top=run.top).spans
+            spent.append(perf_counter() - began)
+            right = [is_at(span, DURATION_S * place, DURATION_S * (place + 1)) for span in spans]
+            found.append(any(right))
+            firsts.append(any(right[:1]))
+    interval = interval_of(
+        lambda x: float(x.mean()), np.array(found), list(map(str, asked)), draws=1000, seed=0
+    )
+    report = {
+        "model": run.model,
+        "film_s": run.clips * DURATION_S,
+        "queries": len(found),
+        f"in_top_{run.top}": float(np.mean(found)),
+        "interval": interval,
+        "first": float(np.mean(firsts)),
+        "seconds_a_query": float(np.median(spent)),
+    }
+    print(json.dumps(report) if run.json else table(report))
+
+
+def is_at(span: Span, start_s: float, end_s: float) -> bool:
+    """Tell whether a span and a clip share more than half of the shorter of the two."""
+    shared = min(span.end, end_s) - max(span.start, start_s)
+    return shared > min(span.end - span.start, end_s - start_s) / 2
+
+
+def table(report: dict) -> str:
+    """Lay the report out for reading."""
+    return "\n".join(f"{name:18s} {value}" for name, value in report.items())
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(FilmMoments, description=__doc__))
+    except ModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
