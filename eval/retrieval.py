@@ -7,7 +7,12 @@ Two galleries are drawn: "clips", with captions of picture and sound that are ea
 alone, and "sounds", with captions of sound tracks that are each unlike all others. All six
 directions between text, picture and sound are measured, and text against picture and sound encoded
 together ("clip"), with the same head deafened beside it. Raw cosine; nothing is re-weighted over
-the queries. Intervals: 95 %, bootstrap over queries.
+the queries. Intervals: 95 %, bootstrap over queries. Last: how often a threshold on the cosine
+keeps a clip that a caption is true of, and refuses a caption that is true of none.
+
+    python eval/retrieval.py --model runs/tiny/vlsa/model --seed 2 --calibrate
+
+writes into a head's folder the threshold that keeps 95 % (`KEEP`) of what is right.
 """
 
 import json
@@ -20,14 +25,17 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from avchat.config import ModelError
+from avchat.captions import ABOUT
+from avchat.config import ModelError, VLSAConfig
 from avchat.heads import Vectors, VlsaHead, load_head
 from avchat.media import Media, load_media
 from avchat.metrics import interval_of, ranks, retrieval
-from avchat.world.captions import Caption, draw_gallery
+from avchat.world.captions import Caption, caption, draw_gallery
+from avchat.world.casting import draw_kind, draw_scene
 from avchat.world.clip_file import write_clip
 from avchat.world.scenes import Scene
 
+KEEP = 0.95  # our choice: who finds nothing that is there is worse off than who sees too much
 Gallery = list[tuple[Scene, Caption]]
 
 
@@ -40,6 +48,8 @@ class Retrieval:
     clips: int = 500
     """Size of each gallery."""
     seed: int = 1
+    calibrate: bool = False
+    """Write the threshold into the head's folder."""
     json: bool = False
     """Print one JSON object and nothing else."""
 
@@ -50,7 +60,17 @@ def main(run: Retrieval) -> None:
     both = embed(head, run, "both")
     gallery, full, _ = embed(head, run, "sound")
     directions = measure(head, *both) | measure_sounds(head, gallery, full)
+    right, wrong = likeness(head, both[0], both[1], run.seed)
+    threshold = float(np.quantile(right, 1 - KEEP)) if run.calibrate else head.threshold
     report = {"model": run.model, "seed": run.seed, "directions": directions}
+    if threshold is not None:
+        report["threshold"] = {
+            "cosine": threshold,
+            "right_kept": float((right >= threshold).mean()),
+            "absent_refused": float((wrong < threshold).mean()),
+        }
+    if run.calibrate:
+        replace(VLSAConfig.load(Path(run.model)), threshold=threshold).save(Path(run.model))
     print(json.dumps(report) if run.json else table(report))
 
 
@@ -104,6 +124,26 @@ def measure_sounds(head: VlsaHead, gallery: Gallery, full: list[Vectors]) -> dic
     return {"text to sound": score(texts @ sounds.T), "sound to text": score(sounds @ texts.T)}
 
 
+def likeness(
+    head: VlsaHead, gallery: Gallery, full: list[Vectors], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cosines of clips with captions true of them, and of captions that are true of no
+    clip with the clip that they are most like; captions of both senses and of each alone.
+    """
+    rng = np.random.default_rng([16, seed])
+    clips = stack(full, "both")
+    right, wrong = [], []
+    for place, (scene, _) in enumerate(gallery):
+        lines = [caption(scene, rng, about) for about in ABOUT]
+        right.append(head.texts([line.text for line in lines]) @ clips[place])
+        other = draw_scene(rng, draw_kind(rng))
+        lines = [caption(other, rng, about) for about in ABOUT]
+        absent = [x.text for x in lines if not any(x.fits(s) for s, _ in gallery)]
+        if absent:
+            wrong.append((head.texts(absent) @ clips.T).max(axis=1))
+    return np.concatenate(right), np.concatenate(wrong)
+
+
 def stack(found: list[Vectors], sense: str) -> np.ndarray:
     """Stack one sense of all clips, [G, D]."""
     return np.stack([getattr(vectors, sense) for vectors in found])
@@ -131,6 +171,12 @@ def table(report: dict) -> str:
             f"{name:24s} {row['R@1']:6.3f} ({low:.3f} to {high:.3f}) {row['R@5']:6.3f} "
             f"{row['R@10']:6.3f} {row['median_rank']:7.1f} {row['mean_rank']:6.1f} "
             f"{row['gallery']:8d}"
+        )
+    if "threshold" in report:
+        found = report["threshold"]
+        lines.append(
+            f"threshold {found['cosine']:.3f}: keeps {found['right_kept']:.3f} of what is right, "
+            f"refuses {found['absent_refused']:.3f} of what is not there"
         )
     return "\n".join(lines)
 
