@@ -52,9 +52,9 @@ class Chat:
     """stop here in the file"""
     frames: Annotated[int | None, arg(metavar="N")] = None
     """frames to look at; the model's own number when left out"""
-    head: str = "none"
-    """lookup head that chooses parts of a long file for each question: tiny, a folder, or none
-    (default: none)"""
+    head: str = "auto"
+    """lookup head that chooses parts of a long file for each question: tiny, a folder, none, or \
+auto, the one that comes with the model"""
     temperature: float = 0.0
     """0 takes the likeliest word each time"""
     top_p: float = 1.0
@@ -207,12 +207,16 @@ def _open(verb: Chat) -> "Conversation | LongConversation":
 
 def _open_long(verb: Chat, model: "AVChat") -> "LongConversation | None":
     """Embed a long file window by window, where a lookup head is wanted; else None."""
+    from avchat.config import PRESETS
     from avchat.excerpts import LongConversation, is_long
-    from avchat.heads import load_head
+    from avchat.heads import BUNDLED, load_head
     from avchat.media import probe
 
+    bundled = verb.model in PRESETS and (BUNDLED / verb.model).is_dir()
+    own = verb.model if bundled else "none"
+    head = own if verb.head == "auto" else verb.head
     part = (verb.start, verb.end, verb.frames) != (None, None, None)
-    if verb.head == "none" or part or not is_long(probe(verb.video, isolate=True), model):
+    if head == "none" or part or not is_long(probe(verb.video, isolate=True), model):
         return None
     with tqdm(unit="window", file=sys.stderr, disable=None) as bar:
 
@@ -221,7 +225,7 @@ def _open_long(verb: Chat, model: "AVChat") -> "LongConversation | None":
             bar.update()
 
         return LongConversation(
-            model, load_head(verb.head), verb.video, isolate=True, progress=progress
+            model, load_head(head), verb.video, isolate=True, progress=progress
         )
 
 

@@ -113,7 +113,7 @@ def test_a_head_that_hears_finds_by_sound(
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("tiny", "no lookup head called tiny comes with this package"),
+        ("timeline", "no lookup head called timeline comes with this package"),
         ("no-such-model", "no model called no-such-model"),
         ("CHAT", "not a configuration of a lookup head"),
     ],
