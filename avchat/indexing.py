@@ -65,11 +65,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Cutting:
-    """How files are cut: windows of one length that overlap; `quick` looks at keyframes alone."""
+    """How files are cut: in windows of one length that overlap, or shot by shot.
+
+    A shot longer than `length_s` is cut further. `quick` looks at keyframes alone.
+    """
 
     length_s: float = 8.0
     overlap_s: float = 4.0
     quick: bool = False
+    shots: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap_s < self.length_s:
@@ -226,8 +230,15 @@ class _Run:
             return
         info = probe(path, isolate=True)
         file = File(hash, str(path), stat.st_size, stat.st_mtime, info.duration_s, info.has_audio)
-        cut = {"length_s": self.cutting.length_s, "overlap_s": self.cutting.overlap_s}
-        windows = cut_windows(path, info, **cut, isolate=True)
+        windows = cut_windows(
+            path,
+            info,
+            length_s=self.cutting.length_s,
+            overlap_s=self.cutting.overlap_s,
+            shots=self.cutting.shots,
+            keyframes=self.cutting.quick,
+            isolate=True,
+        )
         for first in range(0, len(windows), TOGETHER):
             some = windows[first : first + TOGETHER]
             media = load_parts(

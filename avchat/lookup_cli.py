@@ -39,8 +39,10 @@ class Index:
 the library's own, vlsa for a new one"""
     model: str | None = None
     """the head's weights: a name, a folder or a name on the Hub"""
+    cut: Literal["fixed", "shots"] = "fixed"
+    """where files are cut: in windows of one length that overlap, or where a new shot begins"""
     window: Annotated[float, arg(metavar="SECONDS")] = 8.0
-    """length of the windows that files are cut in"""
+    """length of the windows; of shots, those longer than this are cut further"""
     overlap: Annotated[float, arg(metavar="SECONDS")] = 4.0
     """of one window with the next"""
     quick: bool = False
@@ -115,7 +117,7 @@ def index(verb: Index) -> None:
         from avchat.library import Library
 
         try:
-            cutting = Cutting(verb.window, verb.overlap, verb.quick)
+            cutting = Cutting(verb.window, verb.overlap, verb.quick, verb.cut == "shots")
             media_files(verb.paths)  # a path that is not there is said before a model is loaded
         except IndexingError as error:
             raise InputError(str(error)) from error

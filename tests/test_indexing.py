@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import click, write_clip
+from joined import write_joined
 from PIL import Image
 from siglip import write_siglip
 
@@ -101,6 +102,31 @@ def test_quick_looks_at_keyframes(films: Path, head: SiglipHead, tmp_path: Path)
     library = open_new(tmp_path / "lib", head)
     report = index([films], library, head, Cutting(2.0, 1.0, quick=True))
     assert report.added == 3 and report.windows == 6
+
+
+SCENES = [(3.0, "red", None), (2.3, "green", None), (6.1, "blue", None), (1.5, "grey", None)]
+EVEN = [(20.0, "red", None), (20.0, "green", None)]  # the second begins on a keyframe
+
+
+@pytest.mark.parametrize(
+    ("scenes", "cutting", "starts"),
+    [
+        (SCENES, Cutting(shots=True), [0, 3.0, 5.3, 11.4]),
+        (SCENES, Cutting(4.0, 2.0, shots=True), [0, 3.0, 5.3, 7.3, 11.4]),  # one is cut further
+        (EVEN, Cutting(30.0, 0.0, quick=True, shots=True), [0, 20.0]),
+    ],
+)
+def test_shot_by_shot(
+    scenes: list, cutting: Cutting, starts: list[float], head: SiglipHead, tmp_path: Path
+) -> None:
+    path = write_joined(tmp_path / "a.mp4", scenes)
+    library = open_new(tmp_path / "lib", head)
+    index([path], library, head, cutting)
+    rows = sorted(library.table.to_arrow().to_pylist(), key=lambda row: row["start_s"])
+    assert [row["start_s"] for row in rows] == pytest.approx(starts, abs=1e-3)
+    assert rows[-1]["end_s"] == probe(path).duration_s
+    if len(starts) == len(scenes):
+        assert [row["end_s"] for row in rows[:-1]] == [row["start_s"] for row in rows[1:]]
 
 
 def test_a_sound_is_nothing_to_a_head_that_hears_nothing(

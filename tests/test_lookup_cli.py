@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from joined import write_joined
 from siglip import write_siglip
 from small import SMALL_HEAD, build_model, small_head
 
@@ -75,6 +76,15 @@ def test_index_says_what_it_did_as_json(
     )
     assert (report["added"], report["unchanged"], report["failed"]) == (0, 6, [])
     assert report["head"] == str(siglip)
+
+
+def test_shots_instead_of_windows(
+    siglip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = write_joined(tmp_path / "a.mp4", [(2.0, "red", None), (3.0, "blue", None)])
+    words = ["index", film, "--library", tmp_path / "lib", "--cut", "shots", "--json"]
+    code, stdout, _ = run(capsys, *words, "--head", "siglip", "--model", siglip)
+    assert code == 0 and json.loads(stdout)["windows"] == 2
 
 
 def test_a_clip_finds_itself_by_clip_and_by_picture(
@@ -187,6 +197,7 @@ BAD = [
     (["index", "--library", "LIB"], "nothing to index"),
     (["index", "CLIPS", "nowhere", "--library", "LIB"], "nowhere: no such file"),
     (["index", "CLIPS", "--library", "LIB", "--overlap", "9"], "overlap"),
+    (["index", "CLIPS", "--library", "LIB", "--cut", "thirds"], "thirds"),
     (["index", "CLIPS", "--library", "CLIPS"], "something else"),
     (["index", "CLIPS", "--library", "LIB", "--model", "OTHER"], "its vectors were made by"),
     (["index", "CLIPS", "--library", "NEW", "--head", "siglip"], "hf download google/siglip"),
