@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event
@@ -25,6 +25,7 @@ from avchat.library import Entry, File, Library
 from avchat.library_table import MAX_THUMBNAIL
 from avchat.media import Media, MediaError, MediaInfo, probe
 from avchat.parts import load_parts
+from avchat.transcripts import Transcriber, in_window
 from avchat.windows import Window, cut_windows
 
 # What is taken of a folder; a file that is named is tried whatever its name ends in.
@@ -114,18 +115,20 @@ def index(
     head: Head,
     cutting: Cutting = Cutting(),
     *,
+    transcriber: Transcriber | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Add files, and all media files in folders, to a library; say what became of each.
 
-    `progress` is told how many of how many files are done. A file that fails is in the report and
+    With a transcriber, what is said in them is added, too. `progress` is told how many of how many
+    files are done. A file that fails is in the report and
     stops nothing. Raises IndexingError where a path does not exist, LibraryError where the library
     cannot be written; what was indexed before stays.
     """
     begin = perf_counter()
     found = media_files(paths)
-    run = _Run(library, head, cutting, found, workers or os.cpu_count() or 1)
+    run = _Run(library, head, cutting, transcriber, found, workers or os.cpu_count() or 1)
     tally = run.carry_out(progress or (lambda done, total: None))
     if tally.added or tally.moved:
         library.tend()
@@ -173,9 +176,16 @@ class _Run:
     """One run over a list of files."""
 
     def __init__(
-        self, library: Library, head: Head, cutting: Cutting, paths: list[Path], workers: int
+        self,
+        library: Library,
+        head: Head,
+        cutting: Cutting,
+        transcriber: Transcriber | None,
+        paths: list[Path],
+        workers: int,
     ) -> None:
         self.library, self.head, self.cutting, self.paths = library, head, cutting, paths
+        self.transcriber = transcriber
         self.known = library.files()
         self.at_path = {file.path: file for file in self.known.values()}
         self.workers = workers
@@ -281,6 +291,7 @@ class _Run:
         """Pass a file to the writer; one of which nothing could be used has failed."""
         entries = [part for part in parts if isinstance(part, Entry)]
         if entries:
+            entries = with_speech(file, entries, self.transcriber)
             self.put(self.done, (file, entries), until=writer)
         else:
             reasons = [part for part in parts if isinstance(part, str)]
@@ -328,6 +339,14 @@ def entries_of(batch: _Batch, head: Head) -> list[Entry | str]:
         small = thumbnail(clip.frames, batch.info)
         found.append(Entry(window.start_s, end_s, made.picture, made.sound, made.both, small))
     return found
+
+
+def with_speech(file: File, entries: list[Entry], transcriber: Transcriber | None) -> list[Entry]:
+    """Add what is said in each window; the file is written down once, as windows overlap."""
+    if transcriber is None or not file.has_sound:
+        return entries
+    lines = transcriber.file_lines(file.path, max(e.end_s for e in entries), isolate=True)
+    return [replace(e, transcript=in_window(lines, e.start_s, e.end_s)) for e in entries]
 
 
 def thumbnail(frames: np.ndarray, info: MediaInfo) -> bytes:

@@ -16,6 +16,7 @@ from siglip import write_siglip
 from small import SMALL_HEAD, build_model, small_head
 
 from avchat import cli
+from avchat.transcripts import Transcriber
 from avchat.world.casting import draw_scene
 from avchat.world.clip_file import write_clip
 
@@ -85,6 +86,18 @@ def test_shots_instead_of_windows(
     words = ["index", film, "--library", tmp_path / "lib", "--cut", "shots", "--json"]
     code, stdout, _ = run(capsys, *words, "--head", "siglip", "--model", siglip)
     assert code == 0 and json.loads(stdout)["windows"] == 2
+
+
+def test_what_is_said_is_found_by_the_same_words(
+    siglip: Path, whisper_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = write_joined(tmp_path / "a.mkv", [(3.0, "red", 1000.0)])
+    lib = ["--library", tmp_path / "lib"]
+    words = ["index", film, *lib, "--head", "siglip", "--model", siglip]
+    assert run(capsys, *words, "--transcribe", whisper_file)[0] == 0
+    said = " ".join(line.text for line in Transcriber(whisper_file).file_lines(film, 3.0))
+    [hit] = found(capsys, re.search(r"\b[a-z]{3,}\b", said)[0], *lib)
+    assert hit["why"]["speech"] == pytest.approx(0.5) and hit["why"]["picture"] > 0
 
 
 def test_a_clip_finds_itself_by_clip_and_by_picture(
@@ -202,6 +215,8 @@ BAD = [
     (["index", "CLIPS", "--library", "LIB", "--model", "OTHER"], "its vectors were made by"),
     (["index", "CLIPS", "--library", "NEW", "--head", "siglip"], "hf download google/siglip"),
     (["index", "CLIPS", "--library", "NEW", "--head", "siglip", "--model", "x"], "no such folder"),
+    (["index", "CLIPS", "--library", "NEW", "--transcribe", "x"], "no Whisper called x"),
+    (["index", "CLIPS", "--library", "NEW", "--transcribe", "CLIP"], "not a Whisper model"),
     (["find", "--library", "LIB"], "the query is empty"),
     (["find", " ", "--library", "LIB"], "the query is empty"),
     (["find", "dog", "--library", "NEW"], "no library here"),
