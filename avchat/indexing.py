@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event
@@ -25,6 +25,7 @@ from avchat.library import Entry, File, Library
 from avchat.library_table import MAX_THUMBNAIL
 from avchat.media import Media, MediaError, MediaInfo, probe
 from avchat.parts import load_parts
+from avchat.transcripts import Transcriber, in_window
 from avchat.windows import Window, cut_windows
 
 # What is taken of a folder; a file that is named is tried whatever its name ends in.
@@ -65,11 +66,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Cutting:
-    """How files are cut: windows of one length that overlap; `quick` looks at keyframes alone."""
+    """How files are cut: in windows of one length that overlap, or shot by shot.
+
+    A shot longer than `length_s` is cut further. `quick` looks at keyframes alone.
+    """
 
     length_s: float = 8.0
     overlap_s: float = 4.0
     quick: bool = False
+    shots: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap_s < self.length_s:
@@ -110,18 +115,20 @@ def index(
     head: Head,
     cutting: Cutting = Cutting(),
     *,
+    transcriber: Transcriber | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Add files, and all media files in folders, to a library; say what became of each.
 
-    `progress` is told how many of how many files are done. A file that fails is in the report and
+    With a transcriber, what is said in them is added, too. `progress` is told how many of how many
+    files are done. A file that fails is in the report and
     stops nothing. Raises IndexingError where a path does not exist, LibraryError where the library
     cannot be written; what was indexed before stays.
     """
     begin = perf_counter()
     found = media_files(paths)
-    run = _Run(library, head, cutting, found, workers or os.cpu_count() or 1)
+    run = _Run(library, head, cutting, transcriber, found, workers or os.cpu_count() or 1)
     tally = run.carry_out(progress or (lambda done, total: None))
     if tally.added or tally.moved:
         library.tend()
@@ -169,9 +176,16 @@ class _Run:
     """One run over a list of files."""
 
     def __init__(
-        self, library: Library, head: Head, cutting: Cutting, paths: list[Path], workers: int
+        self,
+        library: Library,
+        head: Head,
+        cutting: Cutting,
+        transcriber: Transcriber | None,
+        paths: list[Path],
+        workers: int,
     ) -> None:
         self.library, self.head, self.cutting, self.paths = library, head, cutting, paths
+        self.transcriber = transcriber
         self.known = library.files()
         self.at_path = {file.path: file for file in self.known.values()}
         self.workers = workers
@@ -226,8 +240,15 @@ class _Run:
             return
         info = probe(path, isolate=True)
         file = File(hash, str(path), stat.st_size, stat.st_mtime, info.duration_s, info.has_audio)
-        cut = {"length_s": self.cutting.length_s, "overlap_s": self.cutting.overlap_s}
-        windows = cut_windows(path, info, **cut, isolate=True)
+        windows = cut_windows(
+            path,
+            info,
+            length_s=self.cutting.length_s,
+            overlap_s=self.cutting.overlap_s,
+            shots=self.cutting.shots,
+            keyframes=self.cutting.quick,
+            isolate=True,
+        )
         for first in range(0, len(windows), TOGETHER):
             some = windows[first : first + TOGETHER]
             media = load_parts(
@@ -270,6 +291,7 @@ class _Run:
         """Pass a file to the writer; one of which nothing could be used has failed."""
         entries = [part for part in parts if isinstance(part, Entry)]
         if entries:
+            entries = with_speech(file, entries, self.transcriber)
             self.put(self.done, (file, entries), until=writer)
         else:
             reasons = [part for part in parts if isinstance(part, str)]
@@ -317,6 +339,14 @@ def entries_of(batch: _Batch, head: Head) -> list[Entry | str]:
         small = thumbnail(clip.frames, batch.info)
         found.append(Entry(window.start_s, end_s, made.picture, made.sound, made.both, small))
     return found
+
+
+def with_speech(file: File, entries: list[Entry], transcriber: Transcriber | None) -> list[Entry]:
+    """Add what is said in each window; the file is written down once, as windows overlap."""
+    if transcriber is None or not file.has_sound:
+        return entries
+    lines = transcriber.file_lines(file.path, max(e.end_s for e in entries), isolate=True)
+    return [replace(e, transcript=in_window(lines, e.start_s, e.end_s)) for e in entries]
 
 
 def thumbnail(frames: np.ndarray, info: MediaInfo) -> bytes:

@@ -3,10 +3,15 @@
 Shapes: T pictures.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import av
 import numpy as np
+from av import VideoStream
+from av.container import InputContainer
 
 from avchat.container import (
     bears_times,
@@ -58,28 +63,86 @@ def list_pictures(path: Path, wish: Wish, horizon_s: float) -> PictureList | Non
     return listed
 
 
+def list_together(path: Path, wishes: Sequence[Wish], horizon_s: float) -> list[PictureList] | None:
+    """List the pictures of several parts, in rising order, with one opening of the file.
+
+    The lists are those of `list_pictures`, but that they may begin at another keyframe not after
+    their part. None where that cannot be said, or packets do not bear their pictures' stamps.
+    """
+    lists: list[PictureList] = []
+    with open_file(path) as container:
+        stream = picture_stream(container)
+        origin, indexed = float(clock_origin(container)), is_indexed(container)
+        walked = [] if indexed else walk(container, stream, max(wish.end or 0 for wish in wishes))
+        for wish in wishes:
+            start = wish.start or 0.0
+            if indexed and (start or lists) and not seek(container, stream, start + origin):
+                return None
+            packets = read_packets(container, stream) if indexed else walked
+            listed = list_packets(packets, container, start, wish.end, horizon_s)
+            if listed is None or not listed.stamped:
+                return None
+            if start and indexed and listed.times_s[0] > start:
+                return None
+            lists.append(listed)
+    return lists
+
+
+class Stamp(NamedTuple):
+    """What is kept of a packet; named as PyAV names it."""
+
+    pts: int | None
+    dts: int | None
+    duration: int | None
+    is_keyframe: bool
+    is_discard: bool
+
+
+def walk(container: InputContainer, stream: VideoStream, end: float) -> list[Stamp]:
+    """Keep the stamps of a track's packets from the beginning to the first decoded after `end`."""
+    base, origin = float(stream.time_base), float(clock_origin(container))
+    stamps: list[Stamp] = []
+    for packet in read_packets(container, stream):
+        stamps.append(Stamp(*(getattr(packet, name) for name in Stamp._fields)))
+        if (packet.dts or 0) * base - origin >= end:
+            break
+    return stamps
+
+
 def scan_packets(
     path: Path, start: float, end: float | None, horizon_s: float
 ) -> PictureList | None:
     """List pictures from the keyframe that a seek to `start` reaches; 0 is the file's beginning."""
     with open_file(path) as container:
         stream = picture_stream(container)
-        base, origin = float(stream.time_base), float(clock_origin(container))
-        stamped = bears_times(container, stream)
-        indexed = is_indexed(container)
-        if start and indexed:
-            seek(container, stream, start + origin)
-        packets, keys, count, claimed = [], {}, 0, stream.frames
-        for packet in read_packets(container, stream):
-            count += 1
-            if packet.pts is None:
-                return None
-            if stamped and end is not None and (packet.dts or 0) * base - origin >= end:
-                break
-            if packet.is_keyframe:
-                keys[packet.pts] = packet.pts if packet.dts is None else packet.dts
-            if not packet.is_discard and packet.pts * base - origin <= horizon_s:
-                packets.append((packet.pts, packet.duration or 0))
+        if start and is_indexed(container):
+            seek(container, stream, start + float(clock_origin(container)))
+        packets = read_packets(container, stream)
+        return list_packets(packets, container, start, end, horizon_s)
+
+
+def list_packets(
+    found: Iterable[av.Packet | Stamp],
+    container: InputContainer,
+    start: float,
+    end: float | None,
+    horizon_s: float,
+) -> PictureList | None:
+    """List the pictures of a track's packets, which begin at or before `start`."""
+    stream = picture_stream(container)
+    base, origin = float(stream.time_base), float(clock_origin(container))
+    stamped = bears_times(container, stream)
+    packets, keys, count, claimed = [], {}, 0, stream.frames
+    for packet in found:
+        count += 1
+        if packet.pts is None:
+            return None
+        if stamped and end is not None and (packet.dts or 0) * base - origin >= end:
+            break
+        if packet.is_keyframe:
+            keys[packet.pts] = packet.pts if packet.dts is None else packet.dts
+        if not packet.is_discard and packet.pts * base - origin <= horizon_s:
+            packets.append((packet.pts, packet.duration or 0))
     if not keys or not packets:
         return None
     stamps = np.sort(np.asarray([packet[0] for packet in packets], np.int64))
@@ -91,7 +154,8 @@ def scan_packets(
     if not stamped:  # the stamps are right, but for other frames: count frames as they come out
         keys = {int(place): int(place) for place in np.searchsorted(stamps, sorted(keys))}
         stamps = np.arange(len(stamps))
-    regular = not start and end is None and indexed and len(stamps) == count >= claimed
+    whole = not start and end is None
+    regular = whole and is_indexed(container) and len(stamps) == count >= claimed
     return PictureList(stamps, times, float(times[-1] + lasting), keys, stamped, regular)
 
 

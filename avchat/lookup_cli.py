@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from avchat.heads import Head, Kind
     from avchat.library import Library
     from avchat.library_find import Filters, Found, Query
+    from avchat.transcripts import Transcriber
 
 MODELS = {"vlsa": "tiny", "siglip": "google/siglip-so400m-patch14-384"}  # --model when left out
 WEIGHTS = ("text", "sound", "clip", "image")  # what --weight may name
@@ -39,12 +40,17 @@ class Index:
 the library's own, vlsa for a new one"""
     model: str | None = None
     """the head's weights: a name, a folder or a name on the Hub"""
+    cut: Literal["fixed", "shots"] = "fixed"
+    """where files are cut: in windows of one length that overlap, or where a new shot begins"""
     window: Annotated[float, arg(metavar="SECONDS")] = 8.0
-    """length of the windows that files are cut in"""
+    """length of the windows; of shots, those longer than this are cut further"""
     overlap: Annotated[float, arg(metavar="SECONDS")] = 4.0
     """of one window with the next"""
     quick: bool = False
     """look at keyframes alone: many times as fast, for a first look"""
+    transcribe: Annotated[str | None, arg(metavar="WHISPER")] = None
+    """write down what is said in files that are new to the library, so that find looks there:\
+ a published Whisper's name, such as base, or a .pt file"""
     json: bool = False
     """print one JSON object: what was added, unchanged, moved, and what failed why"""
 
@@ -115,10 +121,11 @@ def index(verb: Index) -> None:
         from avchat.library import Library
 
         try:
-            cutting = Cutting(verb.window, verb.overlap, verb.quick)
+            cutting = Cutting(verb.window, verb.overlap, verb.quick, verb.cut == "shots")
             media_files(verb.paths)  # a path that is not there is said before a model is loaded
         except IndexingError as error:
             raise InputError(str(error)) from error
+        transcriber = load_transcriber(verb.transcribe)
         kind, model = maker_of(verb)
         head = load(kind, model)
         library = Library.open(
@@ -135,7 +142,7 @@ def index(verb: Index) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            report = run(verb.paths, library, head, cutting, progress=tell)
+            report = run(verb.paths, library, head, cutting, transcriber=transcriber, progress=tell)
     for failure in report.failed:
         say(f"failed: {failure.path}: {failure.reason}")
     if verb.json:
@@ -170,6 +177,18 @@ def load(kind: "Kind", model: str) -> "Head":
     try:
         return load_head(model, kind)
     except ModelError as error:
+        raise InputError(str(error)) from error
+
+
+def load_transcriber(name: str | None) -> "Transcriber | None":
+    """Load the Whisper of --transcribe, if there is to be one."""
+    if name is None:
+        return None
+    from avchat.transcripts import Transcriber, TranscriptError
+
+    try:
+        return Transcriber(name).load()
+    except TranscriptError as error:
         raise InputError(str(error)) from error
 
 

@@ -7,7 +7,7 @@ Sound and pictures are decoded side by side, by `sound` and `pictures`, which sa
 Shapes: T frames, H, W pixels, S samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from avchat.container import (
     sound_stream,
 )
 from avchat.listing import Wish
-from avchat.pictures import Pictures, Shape, orientation, take_pictures
+from avchat.pictures import Pictures, Shape, orientation, take_pictures, take_together
 from avchat.sound import SAMPLE_RATE, Sound, read_sound
 
 __all__ = ["SAMPLE_RATE", "Limits", "Media", "MediaError", "MediaInfo", "load_media", "probe"]
@@ -200,12 +200,7 @@ def decode_file(
     """Decode both tracks side by side and say what is missing."""
     info = probe(path, limits=limits)
     wish = fit(wish, info)
-    width, height = size or (info.width, info.height)
-    pixels = info.width * info.height
-    shape = Shape(width, height, info.is_turned, limits.max_pixels, pixels)
-    # a length that was guessed too short must not make true stamps look like damage
-    known_s = info.duration_s if info.is_exact else 0.0
-    horizon_s = (known_s or limits.max_duration_s) + 1
+    shape, horizon_s = shape_of(info, size, limits), horizon_of(info, limits)
     begin = wish.start or 0.0
     with ThreadPoolExecutor(1) as side:
         listening = sound and info.has_audio
@@ -218,6 +213,52 @@ def decode_file(
     if seen and not info.duration_s:  # a file that does not say its length has been read to its end
         check_limit(path, "length", "s", seen.end_s, limits.max_duration_s)
     return put_together(path, info, wish, seen or None, heard or None)
+
+
+def decode_together(
+    path: Path, wishes: Sequence[Wish], size: tuple[int, int] | None, sound: bool, limits: Limits
+) -> list[Media]:
+    """Decode several parts of a file, in rising order, with one look at its pictures if possible.
+
+    They are what `decode_file` makes of each, bit for bit; a MediaError is of any of them. The
+    sound of each part is decoded by itself: what a decoder makes of a packet may depend on all that
+    it was given before.
+    """
+    info = probe(path, limits=limits)
+    if info.is_still or not info.duration_s:
+        return [decode_file(path, wish, size, sound, limits) for wish in wishes]
+    wishes = [fit(wish, info) for wish in wishes]
+    shape, horizon_s = shape_of(info, size, limits), horizon_of(info, limits)
+
+    def hear(wish: Wish) -> Sound:
+        return read_sound(path, wish.start or 0.0, wish.end, horizon_s, limits.max_duration_s)
+
+    def see(wish: Wish) -> Pictures:
+        return take_pictures(path, wish, shape, horizon_s, limits.max_decoded_bytes)
+
+    heard: Iterable[Sound | None] = [None] * len(wishes)
+    seen: Iterable[Pictures | None] = heard
+    with ThreadPoolExecutor(1) as side:
+        if sound and info.has_audio:
+            heard = side.map(hear, wishes)
+        if info.has_video and wishes[0].frames > 0:
+            most = limits.max_decoded_bytes
+            seen = take_together(path, wishes, shape, horizon_s, most) or map(see, wishes)
+        parts = list(zip(wishes, seen, heard, strict=True))
+    return [put_together(path, info, *part) for part in parts]
+
+
+def shape_of(info: MediaInfo, size: tuple[int, int] | None, limits: Limits) -> Shape:
+    """Say how a file's frames are to come out."""
+    width, height = size or (info.width, info.height)
+    return Shape(width, height, info.is_turned, limits.max_pixels, info.width * info.height)
+
+
+def horizon_of(info: MediaInfo, limits: Limits) -> float:
+    """Return the time in seconds after which no stamp of a file is believed."""
+    # a length that was guessed too short must not make true stamps look like damage
+    known_s = info.duration_s if info.is_exact else 0.0
+    return (known_s or limits.max_duration_s) + 1
 
 
 def fit(wish: Wish, info: MediaInfo) -> Wish:

@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from avchat.library_find import rank_term
 from avchat.media import Media, MediaError, MediaInfo, probe
 from avchat.parts import load_parts
 from avchat.peaks import Peak, find_peaks, merge
+from avchat.speech import said_spans
 from avchat.windows import Window, cut_windows, spread
 
 if TYPE_CHECKING:
     from avchat.heads import Head
+    from avchat.transcripts import Transcriber
 
 BATCH = 8  # windows decoded and scored together: at 16 frames of 384x384, 57 MB
 LOOKS = 2  # places looked at closely for each that is wanted: a coarse score may be beaten
@@ -44,7 +47,7 @@ class Span:
 
     start: float  # seconds on the file's clock
     end: float
-    score: float  # cosine, as the head's threshold
+    score: float  # cosine, as the head's threshold; fused with speech as in a library, see `fused`
     why: dict[str, float]
 
 
@@ -86,6 +89,7 @@ def moments(
     sense: Sense = "both",
     coarse_s: float | None = None,
     fine_s: float | None = None,
+    transcriber: "Transcriber | None" = None,
     isolate: bool = False,
     progress: Callable[[int, int], None] | None = None,
     stop: Event | None = None,
@@ -94,9 +98,9 @@ def moments(
 
     Spans that score below the head's threshold are left out: no span is an answer. Args: coarse_s,
     fine_s: length of the windows of the first and of the closer look, what the head knows best and
-    a quarter of it where left out; isolate: decode in processes of their own; progress: called with
-    windows done and in all, the latter a guess until the coarse look is over; stop: set it to end
-    early, with what was found until then.
+    a quarter of it where left out; transcriber: look for the text in what is said, too; isolate:
+    decode in processes of their own; progress: called with windows done and in all, the latter a
+    guess until the coarse look is over; stop: set it to end early, with what was found until then.
     Raises MomentsError for a search that makes no sense, MediaError for a file that cannot be used.
     """
     path = Path(path)
@@ -122,6 +126,9 @@ def moments(
     peaks = find_peaks(curve.times_s, curve.score, 0.0, end_s, top=top, gap_s=fine_s)
     least = -np.inf if head.threshold is None else head.threshold
     spans = [span(curve, peak) for peak in peaks if peak.score >= least]
+    if transcriber and isinstance(text, str) and info.has_audio and not search.stopped:
+        lines = transcriber.file_lines(path, end_s, isolate=isolate)
+        spans = fused(spans, said_spans(lines, text, fine_s))[:top]
     return Moments(
         spans,
         curve.times_s,
@@ -299,3 +306,32 @@ def span(curve: Curve, peak: Peak) -> Span:
     senses = {"picture": curve.picture[peak.place], "sound": curve.sound[peak.place]}
     why = {name: 0.0 if np.isnan(value) else float(value) for name, value in senses.items()}
     return Span(peak.start_s, peak.end_s, peak.score, {**why, "speech": 0.0})
+
+
+def fused(spans: list[Span], said: list[Peak]) -> list[Span]:
+    """Join what is seen and heard with what is said by reciprocal rank fusion, the best first.
+
+    As a library does it: where words are said at all, 1 is the first place in both rankings. What
+    is said during a span belongs to it, and makes it longer where it goes on.
+    """
+    if not said:
+        return spans
+    free, joined = dict(enumerate(said)), []
+    for place, one in enumerate(spans):
+        during = {k: p for k, p in free.items() if p.start_s < one.end and one.start < p.end_s}
+        free = {k: p for k, p in free.items() if k not in during}
+        start = min([one.start, *(part.start_s for part in during.values())])
+        end = max([one.end, *(part.end_s for part in during.values())])
+        term, speech = rank_term(place, True), rank_term(min(during, default=None), True)
+        joined.append(Span(start, end, term + speech, shared(one.why, term, speech)))
+    for place, part in free.items():
+        speech = rank_term(place, True)
+        joined.append(Span(part.start_s, part.end_s, speech, shared({}, 0.0, speech)))
+    return sorted(joined, key=lambda one: -one.score)
+
+
+def shared(why: dict[str, float], term: float, speech: float) -> dict[str, float]:
+    """Share a fused score's term of picture and sound among them, as their cosines are above 0."""
+    picture, sound = max(why.get("picture", 0.0), 0.0), max(why.get("sound", 0.0), 0.0)
+    part = picture / (picture + sound) if picture + sound else 1.0
+    return {"picture": term * part, "sound": term * (1 - part), "speech": speech}

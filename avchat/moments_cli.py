@@ -13,12 +13,13 @@ from tqdm import tqdm
 from tyro.conf import Positional, arg
 
 from avchat.input_error import InputError
-from avchat.lookup_cli import MODELS
+from avchat.lookup_cli import MODELS, load_transcriber
 
 if TYPE_CHECKING:
     from avchat.heads import Head
     from avchat.media import MediaInfo
     from avchat.moments import Span
+    from avchat.transcripts import Transcriber
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Moments:
     """how many spans at most"""
     sense: Literal["both", "sound", "picture"] = "both"
     """where to search"""
+    transcribe: Annotated[str | None, arg(metavar="WHISPER")] = None
+    """search in what is said, too: a published Whisper's name, such as base, or a .pt file"""
     csv: Annotated[Path | None, arg(metavar="FILE")] = None
     """write the spans as a table"""
     vtt: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -60,7 +63,9 @@ def moments(verb: Moments) -> None:
     try:
         check(verb)
         info = probe(verb.video, isolate=True)
-        search(verb, info, load(verb))
+        with redirect_stdout(sys.stderr):
+            transcriber = load_transcriber(verb.transcribe)
+        search(verb, info, load(verb), transcriber)
     except MediaError as error:
         raise InputError(str(error)) from error
 
@@ -73,6 +78,8 @@ def check(verb: Moments) -> None:
         check_wish(verb.text, verb.top, verb.sense, 8.0, 2.0)
     except MomentsError as error:
         raise InputError(str(error)) from error
+    if verb.transcribe is not None and verb.sense == "picture":
+        raise InputError("--transcribe listens: it does not go with --sense picture")
     if verb.exact and verb.cut is None:
         raise InputError("--exact belongs to --cut FOLDER")
     written = [file for file in (verb.csv, verb.vtt, verb.edl) if file is not None]
@@ -104,7 +111,14 @@ def load(verb: Moments) -> "Head":
             raise InputError(str(error)) from error
 
 
-def search(verb: Moments, info: "MediaInfo", head: "Head", *, isolate: bool = True) -> None:
+def search(
+    verb: Moments,
+    info: "MediaInfo",
+    head: "Head",
+    transcriber: "Transcriber | None" = None,
+    *,
+    isolate: bool = True,
+) -> None:
     """Search a file with a head, then print and write the spans."""
     from avchat import moments as finder
 
@@ -116,6 +130,7 @@ def search(verb: Moments, info: "MediaInfo", head: "Head", *, isolate: bool = Tr
                 verb.text,
                 top=verb.top,
                 sense=verb.sense,
+                transcriber=transcriber,
                 isolate=isolate,
                 progress=lambda done, total: advance(bar, done, total),
             )

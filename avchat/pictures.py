@@ -16,7 +16,7 @@ Shapes: T frames, H, W pixels.
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,14 @@ from avchat.container import (
     read_packets,
     seek,
 )
-from avchat.listing import PictureList, Wish, choose, list_by_decoding, list_pictures
+from avchat.listing import (
+    PictureList,
+    Wish,
+    choose,
+    list_by_decoding,
+    list_pictures,
+    list_together,
+)
 
 DENSE = 4  # decord from every fourth frame on
 MAX_WORKERS = 8  # decoders side by side
@@ -121,22 +128,27 @@ def decode_sparse(path: Path, listed: PictureList, wanted: np.ndarray, shape: Sh
     Strictly at first, since a decoder that is not strict hides damage; what that refuses is then
     taken as the decoder can patch it, and counted.
     """
-    strict = decode_side_by_side(path, listed, wanted.tolist(), shape, strict=True)
+    strict = decode_side_by_side(path, listed.keys, grouped(listed, wanted), shape, strict=True)
     missing = [stamp for stamp in wanted.tolist() if stamp not in strict.frames]
     if not missing:
         return strict
-    patched = decode_side_by_side(path, listed, missing, shape, strict=False)
+    patched = decode_side_by_side(path, listed.keys, grouped(listed, missing), shape, strict=False)
     return Decoded(strict.frames | patched.frames, max(strict.damaged, patched.damaged))
 
 
-def decode_side_by_side(
-    path: Path, listed: PictureList, wanted: list[int], shape: Shape, *, strict: bool
-) -> Decoded:
-    """Share the groups that hold wanted frames out among several decoders."""
+def grouped(listed: PictureList, wanted: Iterable[int]) -> dict[int, set[int]]:
+    """Sort wanted stamps by the keyframe whose group of pictures they are in."""
     keys = sorted(listed.keys)
     groups: dict[int, set[int]] = {}
-    for stamp in wanted:
+    for stamp in map(int, wanted):
         groups.setdefault(keys[max(0, bisect_right(keys, stamp) - 1)], set()).add(stamp)
+    return groups
+
+
+def decode_side_by_side(
+    path: Path, keys: dict[int, int], groups: dict[int, set[int]], shape: Shape, *, strict: bool
+) -> Decoded:
+    """Share the groups that hold wanted frames out among several decoders."""
     work = list(groups.items())
     cores = os.cpu_count() or 1
     affordable = MAX_PIXELS_HELD // (FRAMES_HELD * max(1, shape.source_pixels))
@@ -145,7 +157,7 @@ def decode_side_by_side(
     threads = max(1, cores // workers)
 
     def decode_share(first: int, last: int) -> Decoded:
-        return decode_groups(path, listed, work[first:last], shape, threads, strict)
+        return decode_groups(path, keys, work[first:last], shape, threads, strict)
 
     with ThreadPoolExecutor(workers) as pool:
         parts = list(pool.map(decode_share, cuts[:-1], cuts[1:]))
@@ -155,7 +167,7 @@ def decode_side_by_side(
 
 def decode_groups(
     path: Path,
-    listed: PictureList,
+    keys: dict[int, int],
     groups: list[tuple[int, set[int]]],
     shape: Shape,
     threads: int,
@@ -174,7 +186,7 @@ def decode_groups(
         for key, wanted in groups:
             unsent = set(wanted)
             codec.flush_buffers()
-            for packet in packets_from(container, stream, key, listed.keys[key]):
+            for packet in packets_from(container, stream, key, keys[key]):
                 codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
                 unsent.discard(packet.pts)
                 ready = decode(packet)
@@ -288,9 +300,43 @@ def take_pictures(
         listed = list_by_decoding(path, horizon_s, shape.max_pixels) or listed
         wanted = choose(listed, wish)
         decoded = decode_wanted(path, listed, wanted, shape)
+    return stack(listed, wanted, decoded, shape)
+
+
+def stack(listed: PictureList, wanted: np.ndarray, decoded: Decoded, shape: Shape) -> Pictures:
+    """Lay the wanted frames that were decoded one after the other."""
     stamps = np.asarray([stamp for stamp in wanted.tolist() if stamp in decoded.frames], np.int64)
     frames = np.empty((len(stamps), shape.height, shape.width, 3), np.uint8)
     for place, stamp in enumerate(stamps.tolist()):
-        frames[place] = decoded.frames.pop(stamp)
+        frames[place] = decoded.frames[stamp]
     times = listed.times_s[np.searchsorted(listed.stamps, stamps)]
     return Pictures(frames, times, listed.end_s, len(wanted), decoded.damaged)
+
+
+def take_together(
+    path: Path, wishes: Sequence[Wish], shape: Shape, horizon_s: float, max_bytes: int
+) -> list[Pictures] | None:
+    """Decode the wished frames of several parts, in rising order, each group of pictures once.
+
+    They are those of `take_pictures`, bit for bit; None where that cannot be said: of a file that
+    is damaged there, that does not stamp its pictures, or that is asked for too much.
+    """
+    lists = list_together(path, wishes, horizon_s)
+    if lists is None:
+        return None
+    wanted = [choose(listed, wish) for listed, wish in zip(lists, wishes, strict=True)]
+    if sum(map(len, wanted)) * shape.num_bytes() > max_bytes:
+        return None
+    groups: dict[int, set[int]] = {}
+    for listed, some in zip(lists, wanted, strict=True):
+        for key, stamps in grouped(listed, some).items():
+            groups.setdefault(key, set()).update(stamps)
+    # A stamp before its keyframe (of an open group), or in two groups: where a list began matters.
+    in_groups = [stamp for stamps in groups.values() for stamp in stamps]
+    if len(set(in_groups)) < len(in_groups) or any(min(groups[key]) < key for key in groups):
+        return None
+    keys = {key: dts for listed in lists for key, dts in listed.keys.items()}
+    decoded = decode_side_by_side(path, keys, groups, shape, strict=True)
+    if decoded.damaged or len(decoded.frames) < len(in_groups):
+        return None
+    return [stack(listed, some, decoded, shape) for listed, some in zip(lists, wanted, strict=True)]

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from whisper import Whisper, available_models, load_model
 
-from avchat.media import SAMPLE_RATE
+from avchat.media import SAMPLE_RATE, MediaError, load_media
 
+PIECE_S = 300.0  # of a file, decoded and written down at a time: 19 MB
+CUT_OFF_S = 1.0  # a line that ends so near the end of its piece may have been cut by it
 SILENCE = 1e-4  # peak of a sound track, of 1.0, below which nothing can be heard; as in chat
 
 
@@ -51,12 +53,40 @@ class Transcriber:
                 f"no Whisper called {self.name}, and no such file; known: {names}"
             )
         try:
-            return load_model(self.name, device=self.device).eval()
+            return load_model(self.name, device=self.device)
         except OSError as error:  # no network, no room, no permission
             raise TranscriptError(f"Whisper {self.name} cannot be had: {error}") from error
         except NO_MODEL as error:
             why = f"{error}".partition("\n")[0]
             raise TranscriptError(f"{self.name}: not a Whisper model ({why})") from error
+
+    def load(self) -> "Transcriber":
+        """Load the model now, to know before any work is done whether it can be had."""
+        self.whisper.eval()
+        return self
+
+    def file_lines(self, path: str | Path, end_s: float, *, isolate: bool = False) -> list[Line]:
+        """Write down what is said in a file up to `end_s`, in pieces, so that memory stays flat.
+
+        A line that the end of a piece may have cut is heard again, whole, with the next piece.
+        What of the sound cannot be decoded is left out.
+        """
+        said: list[Line] = []
+        at = 0.0
+        while at < end_s:
+            until = min(at + PIECE_S, end_s)
+            try:
+                media = load_media(path, frames=0, start=at, end=until, isolate=isolate)
+                new = self.lines(media.waveform, at)
+            except MediaError:
+                new = []
+            if until < end_s and new and new[-1].end > until - CUT_OFF_S:
+                # At least half a piece further on: a line that never ends must not stop the walk.
+                until = max(at + PIECE_S / 2, new[-1].start)
+                new = [line for line in new if line.end <= until]
+            said += new
+            at = until
+        return said
 
     def lines(self, waveform: np.ndarray, start_s: float = 0.0) -> list[Line]:
         """Write down what is said in a part: mono 16 kHz float32 [S], which begins at `start_s`.

@@ -1,4 +1,6 @@
-"""How fast are the parts? `python eval/speed.py media | find`. `find` is in eval/finding.py.
+"""How fast are the parts? `python eval/speed.py media | find | index`.
+
+`find` is in eval/finding.py, `index` in eval/indexing_speed.py.
 
 `media`: media prepared, against the ways of peers.
 
@@ -28,9 +30,11 @@ from pathlib import Path
 import av
 import decord
 import finding
+import indexing_speed
 import numpy as np
 import tyro
 from finding import FindSpeed
+from indexing_speed import IndexSpeed
 
 from avchat.listing import Wish, choose, list_pictures
 from avchat.media import SAMPLE_RATE, load_media
@@ -193,6 +197,11 @@ def make_clips(folder: Path) -> tuple[Path, ...]:
 
 
 if __name__ == "__main__":
-    kinds = {"media": MediaSpeed, "find": FindSpeed}
+    kinds = {"media": MediaSpeed, "find": FindSpeed, "index": IndexSpeed}
     run = tyro.extras.subcommand_cli_from_dict(kinds, description=__doc__)
-    finding.main(run) if isinstance(run, FindSpeed) else main(run)
+    if isinstance(run, FindSpeed):
+        finding.main(run)
+    elif isinstance(run, IndexSpeed):
+        indexing_speed.main(run)
+    else:
+        main(run)

@@ -105,6 +105,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def whisper_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole Whisper with random weights: it says something, and means nothing."""
+    from small import write_whisper
+
+    return write_whisper(tmp_path_factory.mktemp("whisper") / "random.pt")
+
+
+@pytest.fixture(scope="session")
 def bundled() -> str:
     """The name of the model in the package, which must be there: `make demo` runs it."""
     weights = ROOT / "avchat" / "assets" / "tiny" / "model.safetensors"

@@ -1,9 +1,11 @@
 """Small random parts for tests: a model that nobody trained, and clips that nobody filmed."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from whisper.model import ModelDimensions, Whisper
 
 from avchat.config import (
     OWLET,
@@ -91,6 +93,31 @@ SMALL_HEAD = VLSAConfig(
     clip_text=True,
     embedding_std=0.5,
 )
+
+
+WHISPER_DIMS = {
+    "n_mels": 80,
+    "n_audio_ctx": 1500,
+    "n_audio_state": 16,
+    "n_audio_head": 2,
+    "n_audio_layer": 1,
+    "n_vocab": 51865,
+    "n_text_ctx": 24,
+    "n_text_state": 16,
+    "n_text_head": 2,
+    "n_text_layer": 1,
+}
+
+
+def write_whisper(path: Path) -> Path:
+    """Save a whole Whisper with random weights, as the published ones are."""
+    torch.manual_seed(0)
+    whisper = Whisper(ModelDimensions(**WHISPER_DIMS))
+    # Sure of its nonsense, as a trained one is of its words: else it tries six temperatures.
+    whisper.decoder.token_embedding.weight.data *= 4
+    whisper.decoder.positional_embedding.data.normal_(std=30)  # PyTorch leaves it as it is found
+    torch.save({"dims": WHISPER_DIMS, "model_state_dict": whisper.state_dict()}, path)
+    return path
 
 
 def build_model(config: Config = TIMELINE_CONFIG, seed: int = 0) -> AVChat:

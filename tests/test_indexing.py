@@ -1,6 +1,7 @@
 """Indexing real files: windows and times, what is skipped, what fails, stopping and going on."""
 
 import io
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -8,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import click, write_clip
+from joined import write_joined
 from PIL import Image
 from siglip import write_siglip
 
 from avchat.heads import SiglipHead
 from avchat.indexing import Cutting, IndexingError, index
 from avchat.library import Library, LibraryError
+from avchat.library_find import Query, find
 from avchat.media import load_media, probe
+from avchat.transcripts import Transcriber, in_window
 
 CUT = Cutting(length_s=2.0, overlap_s=1.0)
 
@@ -101,6 +105,49 @@ def test_quick_looks_at_keyframes(films: Path, head: SiglipHead, tmp_path: Path)
     library = open_new(tmp_path / "lib", head)
     report = index([films], library, head, Cutting(2.0, 1.0, quick=True))
     assert report.added == 3 and report.windows == 6
+
+
+SCENES = [(3.0, "red", None), (2.3, "green", None), (6.1, "blue", None), (1.5, "grey", None)]
+EVEN = [(20.0, "red", None), (20.0, "green", None)]  # the second begins on a keyframe
+
+
+@pytest.mark.parametrize(
+    ("scenes", "cutting", "starts"),
+    [
+        (SCENES, Cutting(shots=True), [0, 3.0, 5.3, 11.4]),
+        (SCENES, Cutting(4.0, 2.0, shots=True), [0, 3.0, 5.3, 7.3, 11.4]),  # one is cut further
+        (EVEN, Cutting(30.0, 0.0, quick=True, shots=True), [0, 20.0]),
+    ],
+)
+def test_shot_by_shot(
+    scenes: list, cutting: Cutting, starts: list[float], head: SiglipHead, tmp_path: Path
+) -> None:
+    path = write_joined(tmp_path / "a.mp4", scenes)
+    library = open_new(tmp_path / "lib", head)
+    index([path], library, head, cutting)
+    rows = sorted(library.table.to_arrow().to_pylist(), key=lambda row: row["start_s"])
+    assert [row["start_s"] for row in rows] == pytest.approx(starts, abs=1e-3)
+    assert rows[-1]["end_s"] == probe(path).duration_s
+    if len(starts) == len(scenes):
+        assert [row["end_s"] for row in rows[:-1]] == [row["start_s"] for row in rows[1:]]
+
+
+def test_what_is_said_is_in_each_window_and_is_found(
+    films: Path, head: SiglipHead, whisper_file: Path, tmp_path: Path
+) -> None:
+    """A random Whisper: its words mean nothing, but they are looked up as any."""
+    library, transcriber = open_new(tmp_path / "lib", head), Transcriber(whisper_file, "cpu")
+    film = write_joined(tmp_path / "a.mkv", [(3.0, "red", 1000.0), (3.0, "blue", None)])
+    report = index([film, films / "one.mp4"], library, head, CUT, transcriber=transcriber)
+    assert report.added == 2 and library.stats()["transcribed"] >= 1
+    lines = transcriber.file_lines(film, probe(film).duration_s)
+    for row in library.table.to_arrow().to_pylist():
+        said = in_window(lines, row["start_s"], row["end_s"]) if row["clip"] == "a.mkv" else ""
+        assert row["transcript"] == (said or None)
+    word = re.search(r"\b[a-z]{3,}\b", " ".join(line.text for line in lines))[0]
+    found = find(library, Query(text=word))
+    assert found and all(word in in_window(lines, one.start, one.end) for one in found)
+    assert found[0].why == {"picture": 0.0, "sound": 0.0, "speech": 1.0}
 
 
 def test_a_sound_is_nothing_to_a_head_that_hears_nothing(

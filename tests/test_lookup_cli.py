@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from joined import write_joined
 from siglip import write_siglip
 from small import SMALL_HEAD, build_model, small_head
 
 from avchat import cli
+from avchat.transcripts import Transcriber
 from avchat.world.casting import draw_scene
 from avchat.world.clip_file import write_clip
 
@@ -75,6 +77,27 @@ def test_index_says_what_it_did_as_json(
     )
     assert (report["added"], report["unchanged"], report["failed"]) == (0, 6, [])
     assert report["head"] == str(siglip)
+
+
+def test_shots_instead_of_windows(
+    siglip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = write_joined(tmp_path / "a.mp4", [(2.0, "red", None), (3.0, "blue", None)])
+    words = ["index", film, "--library", tmp_path / "lib", "--cut", "shots", "--json"]
+    code, stdout, _ = run(capsys, *words, "--head", "siglip", "--model", siglip)
+    assert code == 0 and json.loads(stdout)["windows"] == 2
+
+
+def test_what_is_said_is_found_by_the_same_words(
+    siglip: Path, whisper_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = write_joined(tmp_path / "a.mkv", [(3.0, "red", 1000.0)])
+    lib = ["--library", tmp_path / "lib"]
+    words = ["index", film, *lib, "--head", "siglip", "--model", siglip]
+    assert run(capsys, *words, "--transcribe", whisper_file)[0] == 0
+    said = " ".join(line.text for line in Transcriber(whisper_file).file_lines(film, 3.0))
+    [hit] = found(capsys, re.search(r"\b[a-z]{3,}\b", said)[0], *lib)
+    assert hit["why"]["speech"] == pytest.approx(0.5) and hit["why"]["picture"] > 0
 
 
 def test_a_clip_finds_itself_by_clip_and_by_picture(
@@ -187,10 +210,13 @@ BAD = [
     (["index", "--library", "LIB"], "nothing to index"),
     (["index", "CLIPS", "nowhere", "--library", "LIB"], "nowhere: no such file"),
     (["index", "CLIPS", "--library", "LIB", "--overlap", "9"], "overlap"),
+    (["index", "CLIPS", "--library", "LIB", "--cut", "thirds"], "thirds"),
     (["index", "CLIPS", "--library", "CLIPS"], "something else"),
     (["index", "CLIPS", "--library", "LIB", "--model", "OTHER"], "its vectors were made by"),
     (["index", "CLIPS", "--library", "NEW", "--head", "siglip"], "hf download google/siglip"),
     (["index", "CLIPS", "--library", "NEW", "--head", "siglip", "--model", "x"], "no such folder"),
+    (["index", "CLIPS", "--library", "NEW", "--transcribe", "x"], "no Whisper called x"),
+    (["index", "CLIPS", "--library", "NEW", "--transcribe", "CLIP"], "not a Whisper model"),
     (["find", "--library", "LIB"], "the query is empty"),
     (["find", " ", "--library", "LIB"], "the query is empty"),
     (["find", "dog", "--library", "NEW"], "no library here"),

@@ -1,6 +1,7 @@
 """Files at fault: limits, bad paths, damage, and what crashes or hangs a decoder."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -137,6 +138,63 @@ def test_a_crash_or_a_hang_stays_in_its_process(tmp_path: Path, monkeypatch) -> 
     monkeypatch.setattr("avchat.media.SERVE", "test_media_faults:hang")
     with pytest.raises(MediaError, match="^a.mp4: decoding took longer than 1 s"):
         load_media(path, isolate=True, timeout_s=1)
+
+
+CALLS: list[int] = []
+
+
+def remember(request: dict) -> isolation.Reply:
+    """Say how many calls this process has seen, and who it is."""
+    CALLS.append(1)
+    return {"calls": len(CALLS), "pid": os.getpid(), "parent": os.getppid()}, []
+
+
+def fail(request: dict) -> isolation.Reply:
+    """Raise what nobody expects."""
+    raise LookupError("lost")
+
+
+def ask(name: str, timeout_s: float = 60.0) -> dict:
+    """Call one of the functions above."""
+    call = isolation.call
+    return call(f"test_media_faults:{name}", {}, timeout_s=timeout_s, max_bytes=10**6)[0]
+
+
+@pytest.mark.skipif(not isolation.FORKS, reason="a process is started for each call")
+def test_a_nursery_serves_many_calls_each_by_a_fresh_process(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    one, two = ask("remember"), ask("remember")
+    assert one["calls"] == two["calls"] == 1 and one["pid"] != two["pid"]
+    assert one["parent"] == two["parent"] != os.getpid()
+    with pytest.raises(isolation.WorkerError, match="crashed .LookupError: lost"):
+        ask("fail")
+    with pytest.raises(isolation.WorkerError, match="crashed .signal 6"):
+        ask("crash")
+    assert ask("remember")["parent"] == one["parent"], "a crash is the fork's alone"
+    with pytest.raises(isolation.WorkerError, match="longer than 1 s"):
+        ask("hang", 1.0)
+    three = ask("remember")
+    assert three["parent"] != one["parent"], "what hung is killed with its nursery"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(one["parent"], 0)
+    os.kill(three["parent"], signal.SIGKILL)  # an idle one is killed, for memory perhaps
+    time.sleep(0.2)
+    assert ask("remember")["calls"] == 1
+    monkeypatch.setenv("AVCHAT_TEST", "1")  # what would be started now sees another environment
+    assert ask("remember")["parent"] != three["parent"]
+
+
+def test_a_fork_and_a_process_of_its_own_answer_the_same(tmp_path: Path, monkeypatch) -> None:
+    path = write_clip(tmp_path / "a.mp4", TIMES, sound=click(2, 1.0))
+    near = load_media(path, size=32, isolate=True)
+    monkeypatch.setattr(isolation, "FORKS", False)
+    far = load_media(path, size=32, isolate=True)
+    assert np.array_equal(near.frames, far.frames) and np.array_equal(near.waveform, far.waveform)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    with pytest.raises(isolation.WorkerError, match="crashed .signal 6"):
+        ask("crash")
+    with pytest.raises(isolation.WorkerError, match="longer than 1 s"):
+        ask("hang", 1.0)
 
 
 def test_isolated_is_the_same_and_works_from_threads(tmp_path: Path) -> None:

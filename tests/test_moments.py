@@ -160,10 +160,11 @@ def test_a_file_that_ends_early_is_searched_as_far_as_it_goes(tmp_path: Path) ->
 
 
 def test_a_file_of_which_nothing_decodes_is_an_error(film: Path, monkeypatch) -> None:
-    def refuse(path: str, **_: object) -> None:
+    def refuse(path: str, *_: object, **__: object) -> None:
         raise MediaError(f"{Path(path).name}: no picture and no sound could be decoded")
 
-    monkeypatch.setattr(parts, "load_media", refuse)
+    for name in ("load_media", "decode_together"):
+        monkeypatch.setattr(parts, name, refuse)
     with pytest.raises(MediaError, match="no sound could be decoded"):
         moments(ColourHead(), film, "red")
 

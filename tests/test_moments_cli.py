@@ -10,6 +10,7 @@ from avchat import cli
 from avchat.input_error import InputError
 from avchat.media import probe
 from avchat.moments_cli import Moments, clock, search
+from avchat.transcripts import Transcriber
 
 SCENES = [(6.0, "grey", None), (3.0, "red", 1000.0), (3.0, "grey", None)]
 
@@ -54,6 +55,20 @@ def test_words_and_no_good_match(film: Path, capsys) -> None:
     assert capsys.readouterr().out == "no good match\n"
 
 
+def test_what_is_said_is_searched_too(film: Path, whisper_file: Path, capsys) -> None:
+    """A random Whisper: its words mean nothing, but they are looked up as any."""
+    transcriber = Transcriber(whisper_file, "cpu")
+    said = max(transcriber.file_lines(film, 12.0), key=lambda line: len(line.text))
+    search(
+        Moments(film, said.text, json=True), probe(film), ColourHead(), transcriber, isolate=False
+    )
+    spans = json.loads(capsys.readouterr().out)
+    best = max(spans, key=lambda one: one["why"]["speech"])
+    assert best["why"]["speech"] == 0.5
+    assert best["start"] <= said.start + 0.001 and said.end - 0.001 <= best["end"]
+    assert all(sum(one["why"].values()) == pytest.approx(one["score"], abs=1e-3) for one in spans)
+
+
 def test_a_clock() -> None:
     assert [clock(s) for s in (0, 59.96, 3723.44)] == ["0:00:00.0", "0:01:00.0", "1:02:03.4"]
 
@@ -67,6 +82,8 @@ def test_a_clock() -> None:
         (["moments", "FILM", "red", "--sense", "smell"], "smell"),
         (["moments", "FILM", "red", "--head", "ear"], "ear"),
         (["moments", "FILM", "red", "--exact"], "--exact belongs to --cut"),
+        (["moments", "FILM", "red", "--transcribe", "x"], "no Whisper called x"),
+        (["moments", "FILM", "red", "--transcribe", "x", "--sense", "picture"], "--transcribe"),
         (["moments", "FILM", "red", "--csv", "THERE"], "already"),
         (["moments", "FILM", "red", "--csv", "OUT/no/a.csv"], "there is no folder"),
         (["moments", "FILM", "red", "--csv", "OUT/a", "--vtt", "OUT/a"], "files of their own"),

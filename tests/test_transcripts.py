@@ -5,44 +5,48 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from whisper.model import ModelDimensions, Whisper
+from joined import write_joined
+from small import WHISPER_DIMS
 
+from avchat import transcripts
+from avchat.media import load_media
 from avchat.transcripts import Line, Transcriber, TranscriptError, in_window, tidy
 
-DIMS = {
-    "n_mels": 80,
-    "n_audio_ctx": 1500,
-    "n_audio_state": 16,
-    "n_audio_head": 2,
-    "n_audio_layer": 1,
-    "n_vocab": 51865,
-    "n_text_ctx": 24,
-    "n_text_state": 16,
-    "n_text_head": 2,
-    "n_text_layer": 1,
-}
 
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Whisper, saved as the published ones are."""
-    torch.manual_seed(0)
-    whisper = Whisper(ModelDimensions(**DIMS))
-    # Sure of its nonsense, as a trained one is of its words: else it tries six temperatures.
-    whisper.decoder.token_embedding.weight.data *= 4
-    path = tmp_path_factory.mktemp("whisper") / "small.pt"
-    torch.save({"dims": DIMS, "model_state_dict": whisper.state_dict()}, path)
-    return path
-
-
-def test_a_whole_whisper_runs_through(weights: Path) -> None:
+def test_a_whole_whisper_runs_through(whisper_file: Path) -> None:
     sound = np.random.default_rng(0).normal(0, 0.1, 2 * 16_000).astype(np.float32)
-    transcriber = Transcriber(weights, device="cpu")
+    transcriber = Transcriber(whisper_file, device="cpu")
     lines = transcriber.lines(sound, start_s=100.0)
     assert lines, "random weights say something about noise"
     for line in lines:
         assert 100 <= line.start < line.end <= 102 and line.text == line.text.strip() != ""
     assert [line.start for line in lines] == sorted(line.start for line in lines)
+
+
+class Listener(Transcriber):
+    """One that knows only that there is a tone, and for how long."""
+
+    def lines(self, waveform: np.ndarray, start_s: float = 0.0) -> list[Line]:
+        loud = np.abs(waveform[: len(waveform) // 800 * 800]).reshape(-1, 800).max(axis=1) > 0.1
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], loud, [0]]))).reshape(-1, 2) / 20
+        return [Line(start_s + a, start_s + b, "tone") for a, b in edges.tolist()]
+
+
+def test_a_file_is_written_down_in_pieces_as_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = [(s, "grey", 500.0 if n % 2 else None) for n, s in enumerate([2, 1, 1.5, 2, 4, 1, 3])]
+    path = write_joined(tmp_path / "a.mkv", scenes)
+    whole = Listener("none").lines(load_media(path, frames=0).waveform)
+    times = [time for line in whole for time in (line.start, line.end)]
+    assert times == pytest.approx([2, 3, 4.5, 6.5, 10.5, 11.5], abs=0.11)
+    monkeypatch.setattr(transcripts, "PIECE_S", 5.5)  # the first piece ends within the second tone
+    pieces = Listener("none").file_lines(path, 14.5)
+    assert [line.text for line in pieces] == ["tone"] * 3
+    for piece, line in zip(pieces, whole, strict=True):
+        assert (piece.start, piece.end) == pytest.approx((line.start, line.end), abs=0.06)
+    assert Listener("none").file_lines(path, 14.5, isolate=True) == pieces
+    assert Listener("none").file_lines(tmp_path / "gone.mkv", 14.5) == []
 
 
 @pytest.mark.parametrize("peak", [0.0, 5e-5])
@@ -62,7 +66,7 @@ def test_models_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
     with pytest.raises(TranscriptError, match="other.pt: not a Whisper model"):
         Transcriber(tmp_path / "other.pt").lines(loud)
-    torch.save({"dims": DIMS, "model_state_dict": {}}, tmp_path / "empty.pt")
+    torch.save({"dims": WHISPER_DIMS, "model_state_dict": {}}, tmp_path / "empty.pt")
     with pytest.raises(TranscriptError, match="empty.pt: not a Whisper model"):
         Transcriber(tmp_path / "empty.pt").lines(loud)
     # A published name without a network: a proxy that refuses stands for it.
