@@ -9,13 +9,14 @@ Legend: H, W pixels.
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -78,6 +79,26 @@ class Cutting:
             )
 
 
+class Shelf(Protocol):
+    """Where files go when they are indexed: a Library, or what stands in for it far from it."""
+
+    def files(self) -> Mapping[str, File]:
+        """Tell by hash what is there already."""
+        ...
+
+    def add(self, file: File, entries: Sequence[Entry]) -> bool:
+        """Take the windows of a file; False when it is there already."""
+        ...
+
+    def moved(self, hash: str, path: str, mtime_s: float) -> None:
+        """Note that a file is elsewhere now, or has another date."""
+        ...
+
+    def tend(self) -> None:
+        """Put in order what was taken."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Batch:
     """Some windows of a file, decoded; the file's last batch says so."""
@@ -119,9 +140,23 @@ def index(
     stops nothing. Raises IndexingError where a path does not exist, LibraryError where the library
     cannot be written; what was indexed before stays.
     """
+    return index_files(
+        media_files(paths), library, head, cutting, workers=workers, progress=progress
+    )
+
+
+def index_files(
+    files: list[Path],
+    library: Shelf,
+    head: Head,
+    cutting: Cutting,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Do what `index` does with files that are listed already; one that is not there has failed."""
     begin = perf_counter()
-    found = media_files(paths)
-    run = _Run(library, head, cutting, found, workers or os.cpu_count() or 1)
+    run = _Run(library, head, cutting, files, workers or os.cpu_count() or 1)
     tally = run.carry_out(progress or (lambda done, total: None))
     if tally.added or tally.moved:
         library.tend()
@@ -169,7 +204,7 @@ class _Run:
     """One run over a list of files."""
 
     def __init__(
-        self, library: Library, head: Head, cutting: Cutting, paths: list[Path], workers: int
+        self, library: Shelf, head: Head, cutting: Cutting, paths: list[Path], workers: int
     ) -> None:
         self.library, self.head, self.cutting, self.paths = library, head, cutting, paths
         self.known = library.files()

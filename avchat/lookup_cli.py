@@ -6,9 +6,10 @@ Heavy imports stay inside the verbs.
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,6 +20,7 @@ from avchat.input_error import InputError
 
 if TYPE_CHECKING:
     from avchat.heads import Head, Kind
+    from avchat.indexing import Report
     from avchat.library import Library
     from avchat.library_find import Filters, Found, Query
 
@@ -45,6 +47,9 @@ the library's own, vlsa for a new one"""
     """of one window with the next"""
     quick: bool = False
     """look at keyframes alone: many times as fast, for a first look"""
+    ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
+    """over the machines of a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for one of \
+this machine; see docs/cluster.md"""
     json: bool = False
     """print one JSON object: what was added, unchanged, moved, and what failed why"""
 
@@ -111,9 +116,9 @@ def index(verb: Index) -> None:
         raise InputError("nothing to index: avchat index PATH... --library DIR")
     with one_line(), contextlib.redirect_stdout(sys.stderr):
         from avchat.indexing import Cutting, IndexingError, media_files
-        from avchat.indexing import index as run
         from avchat.library import Library
 
+        run = indexer(verb)
         try:
             cutting = Cutting(verb.window, verb.overlap, verb.quick)
             media_files(verb.paths)  # a path that is not there is said before a model is loaded
@@ -135,7 +140,10 @@ def index(verb: Index) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            report = run(verb.paths, library, head, cutting, progress=tell)
+            try:
+                report = run(verb.paths, library, head, cutting, progress=tell)
+            except IndexingError as error:
+                raise InputError(str(error)) from error
     for failure in report.failed:
         say(f"failed: {failure.path}: {failure.reason}")
     if verb.json:
@@ -145,6 +153,21 @@ def index(verb: Index) -> None:
             f"{report.added} added ({report.windows} windows), {report.unchanged} unchanged, "
             f"{report.moved} moved, {len(report.failed)} failed in {report.seconds:.1f} s"
         )
+
+
+def indexer(verb: Index) -> "Callable[..., Report]":
+    """Choose what indexes: this machine, or a cluster, looked for before a model is loaded."""
+    if verb.ray is None:
+        from avchat.indexing import index
+
+        return index
+    try:
+        from avchat import cluster
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise InputError('--ray needs Ray: pip install "avchat[cluster]"') from error
+    return partial(cluster.index, address=verb.ray)
 
 
 def maker_of(verb: Index) -> "tuple[Kind, str]":

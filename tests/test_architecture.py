@@ -34,6 +34,7 @@ LAYERS = [
     "library",
     "library_find",
     "indexing",
+    "cluster",
     "moments",
     "transcripts",
     "export",
@@ -61,6 +62,7 @@ OWNERS = {
     "accelerate": ["avchat/training.py"],
     "peft": ["avchat/language.py"],
     "bitsandbytes": ["avchat/language.py"],
+    "ray": ["avchat/cluster.py"],
     "lancedb": ["avchat/library.py", "avchat/library_table.py"],
     "decord": [*MEDIA, "eval/speed.py"],
     "av": [*MEDIA, "eval/speed.py", "avchat/cuts.py", "avchat/world/", "avchat/assets/"],
@@ -70,7 +72,7 @@ FORBIDDEN = [
     ({"model"}, {"vlsa"}),
     ({"vlsa"}, {"model"}),
     (
-        {"chat", "excerpts", "library", "library_find", "heads", "indexing", "ui"},
+        {"chat", "excerpts", "library", "library_find", "heads", "indexing", "cluster", "ui"},
         {"captions", "data", "features", "training"},
     ),
 ]
