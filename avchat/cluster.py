@@ -4,165 +4,53 @@ Workers take files in jobs and do with them what `indexing` does on one machine;
 goes back to the one who asked, who alone writes. So a worker may die at any moment: its job is
 given out again, and an answer that comes twice counts once.
 
-    this process: list, skip, write  <->  Lead, on the cluster: Ray Data  <->  Workers: index_files
+    this process: list, skip, write  <->  Lead, on the cluster: Ray Data  <->  Workers, of `jobs`
 """
 
 import logging
 import math
 import os
-import platform
 import socket
+import subprocess
+import sys
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from avchat.config import ModelError
-from avchat.heads import Head, Kind, load_head
-from avchat.indexing import Cutting, Failure, IndexingError, Report, index_files, media_files
+from avchat.heads import Head
+from avchat.indexing import Cutting, Failure, IndexingError, Report, media_files
+from avchat.jobs import Harvest, Job, Order, Worker
 from avchat.library import Entry, File, Library
 
-CONNECT_S = 5.0  # until an address counts as out of reach
+JOIN = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False)"  # what `reach` tries
+KNOCK_S = 5.0  # until a machine counts as out of reach
+CONNECT_S = 30.0  # until what answers counts as no cluster
 JOBS = 4096  # that a run is divided in while they stay small: enough for hundreds of workers
 JOB_FILES = 32  # in a job at most: what a worker holds until it is sent
 BLOCKS = 10_000  # of jobs that Ray Data gives out: it keeps a record of each
 WORKER_CPUS = 8  # of a worker without a GPU: each holds the whole head in memory
-TRIES = 3  # of a file that kills its worker
 WRITE_FILES = 1000  # that are written in one commit
 WRITE_S = 10.0  # after which fewer are
-
-Job = list[str]  # paths
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a worker must know: whose vectors are wanted, and how files are cut."""
-
-    kind: Kind
-    model: str  # a folder that all machines see, or a name on the Hub
-    fingerprint: str
-    cutting: Cutting
-
-
-@dataclass
-class Harvest:
-    """What became of a job. Stands in for the library on a worker: it keeps what would be written.
-
-    A path that is in none of the lists is unchanged.
-    """
-
-    job: Job
-    known: Mapping[str, File]
-    added: list[tuple[File, Sequence[Entry]]] = field(default_factory=list)
-    places: list[tuple[str, str, float]] = field(default_factory=list)  # hash, path, mtime_s
-    failed: list[Failure] = field(default_factory=list)
-    fault: str = ""  # why this worker can do no job at all
-
-    def files(self) -> Mapping[str, File]:
-        """Tell by hash what the library has."""
-        return self.known
-
-    def add(self, file: File, entries: Sequence[Entry]) -> bool:
-        """Keep the windows of a file; False for a copy in the same job."""
-        if any(file.hash == other.hash for other, _ in self.added):
-            return False
-        self.added.append((file, entries))
-        return True
-
-    def moved(self, hash: str, path: str, mtime_s: float) -> None:
-        """Keep that a file is elsewhere now."""
-        self.places.append((hash, path, mtime_s))
-
-    def tend(self) -> None:
-        """Leave order to the library."""
-
-
-@dataclass(frozen=True)
-class Known(Mapping[str, File]):
-    """What the library has, asked one by one: ten million files are too much for each worker."""
-
-    lead: ActorHandle
-
-    def __getitem__(self, hash: str) -> File:
-        file = ray.get(self.lead.find.remote(hash))
-        if file is None:
-            raise KeyError(hash)
-        return file
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
-class Worker:
-    """Does jobs, on CPUs or a GPU of some machine, with a head of its own."""
-
-    def __init__(self, lead: ActorHandle, order: Order, cpus: int) -> None:
-        """Load nothing yet: what is wrong with the head is an answer, not a crash."""
-        self.lead, self.order, self.cpus = lead, order, cpus
-        self.head: Head | None = None
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[Harvest]]]:
-        """Do the jobs of a block."""
-        for job in batch["item"]:
-            for harvest in self.work(list(job)):
-                yield {"harvest": [harvest]}
-
-    def work(self, job: Job) -> Iterator[Harvest]:
-        """Index a job's files together; where a worker died over them, one by one."""
-        tries = ray.get(self.lead.begin.remote(job))
-        if tries == 1 or (len(job) == 1 and tries <= TRIES):
-            yield self.index(job)
-        elif len(job) > 1:
-            for path in job:
-                yield from self.work([path])
-        else:
-            reason = f"each of {TRIES} workers that took it died; it may need more memory"
-            yield Harvest(job, {}, failed=[Failure(job[0], reason)])
-
-    def index(self, job: Job) -> Harvest:
-        """Do what is done on one machine, and keep what comes out."""
-        try:
-            self.head = self.head or load_head(self.order.model, self.order.kind)
-        except ModelError as error:
-            return Harvest(job, {}, fault=f"on {platform.node()}: {error}")
-        if self.head.fingerprint != self.order.fingerprint:
-            other = f"on {platform.node()}: {self.order.model} is another model there"
-            return Harvest(job, {}, fault=other)
-        harvest = Harvest(job, Known(self.lead))
-        paths = [Path(path) for path in job]
-        report = index_files(paths, harvest, self.head, self.order.cutting, workers=self.cpus)
-        harvest.failed = [with_place(failure) for failure in report.failed]
-        harvest.known = {}  # of no use to who gets it
-        return harvest
-
-
-def with_place(failure: Failure) -> Failure:
-    """Say of a file that is not there on which machine it is not."""
-    if os.path.exists(failure.path):
-        return failure
-    return Failure(failure.path, f"not seen by {platform.node()}: all machines must see the files")
 
 
 class Lead:
     """Runs Ray Data from inside the cluster: over ray:// it does not run from outside."""
 
-    def __init__(self, jobs: list[Job], order: Order, known: dict[str, File]) -> None:
+    def __init__(self, files: list[str], order: Order, known: dict[str, File]) -> None:
         """Begin to give out jobs."""
         import ray.data  # a second's work, and needed here alone
 
         self.known, self.begun = known, Counter[tuple[str, ...]]()
         count, cpus, gpus = workers(ray.nodes())
+        jobs = jobs_of(files, count, cpus)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         data = ray.data.from_items(jobs, override_num_blocks=min(len(jobs), BLOCKS))
@@ -175,7 +63,7 @@ class Lead:
             # open above, for machines that join while it runs
             compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=count),
         )
-        self.rows = data.iter_rows()
+        self.rows = iter(data.iter_rows())
 
     def next(self) -> Harvest | None:
         """Wait for the next harvest; None where there are no more."""
@@ -252,8 +140,9 @@ def index(
 ) -> Report:
     """Do what `indexing.index` does, over the cluster at an address.
 
-    Args: address: `auto`, `HOST:PORT`, `ray://HOST:PORT`, or `local`: a cluster of this machine.
-    Raises: IndexingError where there is no cluster, or a machine of it cannot load the head.
+    Args: address: `auto`, `HOST:PORT`, `ray://HOST:PORT`, or `local`: a cluster of this machine;
+        `reach` tells whether there is one.
+    Raises: IndexingError also where a machine cannot load the head.
     """
     begin = perf_counter()
     found = media_files(paths)
@@ -306,7 +195,7 @@ def go_round(account: Account, order: Order, tell: Callable[[], None]) -> None:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     # One thread waits for Ray Data, the others answer the workers.
     leads = ray.remote(num_cpus=0, max_concurrency=8, scheduling_strategy=here)(Lead)
-    lead = leads.remote(jobs_of(sorted(account.todo)), order, account.known)
+    lead = leads.remote(sorted(account.todo), order, account.known)
     try:
         while (harvest := ray.get(lead.next.remote())) is not None:
             account.take(harvest)
@@ -320,9 +209,10 @@ def go_round(account: Account, order: Order, tell: Callable[[], None]) -> None:
         ray.kill(lead)
 
 
-def jobs_of(files: list[str]) -> list[Job]:
-    """Divide files into jobs."""
-    size = min(JOB_FILES, math.ceil(len(files) / JOBS))
+def jobs_of(files: list[str], workers: int, cpus: int) -> list[Job]:
+    """Divide files into jobs: a file for each CPU of a worker, as far as all workers get some."""
+    size = max(math.ceil(len(files) / JOBS), min(cpus, math.ceil(len(files) / workers)))
+    size = min(size, JOB_FILES)
     return [files[first : first + size] for first in range(0, len(files), size)]
 
 
@@ -340,15 +230,13 @@ def workers(nodes: list[dict]) -> tuple[int, int, float]:
 
 @contextmanager
 def joined(address: str) -> Iterator[None]:
-    """Join a cluster, or start one for `local`; IndexingError where there is none."""
-    reach(address)
+    """Be part of a cluster that can be reached, or of one that is started here for `local`."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what is indexed is nobody's business
     own = {"include_dashboard": False} if address == "local" else {}
-    try:
+    with warnings.catch_warnings():
+        # Of LanceDB: Ray forks to start its daemons, which have no use for it.
+        warnings.filterwarnings("ignore", "lancedb fork", RuntimeWarning)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (OSError, RuntimeError, ValueError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise IndexingError(f"--ray {address}: no Ray cluster there ({said[0][:200]})") from error
     try:
         yield
     finally:
@@ -356,13 +244,32 @@ def joined(address: str) -> Iterator[None]:
 
 
 def reach(address: str) -> None:
-    """Knock at an address: Ray itself tries for minutes."""
-    if address in ("auto", "local"):
+    """Raise IndexingError in seconds where no cluster can be joined; Ray itself tries for minutes.
+
+    A process of its own tries, since Ray's trying cannot be stopped.
+    """
+    if address == "local":
         return
+    if address != "auto":
+        knock(address)
+    words = [sys.executable, "-c", JOIN, address]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=CONNECT_S)
+    except subprocess.TimeoutExpired as error:
+        raise IndexingError(
+            f"--ray {address}: something answers there, but no Ray cluster within {CONNECT_S:g} s"
+        ) from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["the process that asked crashed"]
+        raise IndexingError(f"--ray {address}: {said[-1][:300]}")
+
+
+def knock(address: str) -> None:
+    """Raise IndexingError where an address is none, or nothing listens there."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise IndexingError(f"--ray {address}: write auto, local, HOST:PORT or ray://HOST:PORT")
     try:
-        socket.create_connection((host, int(port)), CONNECT_S).close()
+        socket.create_connection((host, int(port)), KNOCK_S).close()
     except (OSError, OverflowError) as error:
         raise IndexingError(f"--ray {address}: nothing answers there ({error})") from error

@@ -118,8 +118,8 @@ def index(verb: Index) -> None:
         from avchat.indexing import Cutting, IndexingError, media_files
         from avchat.library import Library
 
-        run = indexer(verb)
         try:
+            run = indexer(verb)
             cutting = Cutting(verb.window, verb.overlap, verb.quick)
             media_files(verb.paths)  # a path that is not there is said before a model is loaded
         except IndexingError as error:
@@ -156,7 +156,7 @@ def index(verb: Index) -> None:
 
 
 def indexer(verb: Index) -> "Callable[..., Report]":
-    """Choose what indexes: this machine, or a cluster, looked for before a model is loaded."""
+    """Choose what indexes: this machine, or a cluster, which is asked for before all else."""
     if verb.ray is None:
         from avchat.indexing import index
 
@@ -167,6 +167,7 @@ def indexer(verb: Index) -> "Callable[..., Report]":
         if error.name != "ray":
             raise
         raise InputError('--ray needs Ray: pip install "avchat[cluster]"') from error
+    cluster.reach(verb.ray)
     return partial(cluster.index, address=verb.ray)
 
 
