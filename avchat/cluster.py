@@ -150,6 +150,7 @@ def index(
     todo = fresh(found, known)
     account = Account(library, known, set(todo), unchanged=len(found) - len(todo))
     tell = progress or (lambda done, total: None)
+    tell(account.unchanged, len(found))
     order = Order(library.maker.kind, absolute(head.name), head.fingerprint, cutting)
     with joined(address):
         while account.todo:

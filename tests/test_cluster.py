@@ -28,7 +28,7 @@ from avchat.world.casting import draw_scene
 from avchat.world.clip_file import write_clip
 
 CUT = Cutting(length_s=2.0, overlap_s=1.0)
-CLIPS = 12
+CLIPS = 8
 
 
 def free_port() -> int:
@@ -67,7 +67,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Head:
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve clips of the world, and a file that is none."""
+    """Clips of the world, and a file that is none."""
     folder = tmp_path_factory.mktemp("clips")
     for seed in range(CLIPS):
         write_clip(draw_scene(np.random.default_rng(seed), "two sources"), folder / f"{seed}.mp4")
