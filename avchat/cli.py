@@ -23,9 +23,10 @@ import tyro
 from tqdm import tqdm
 from tyro.conf import Positional, arg, subcommand
 
-from avchat import lookup_cli
+from avchat import index_cli, lookup_cli
+from avchat.index_cli import Index
 from avchat.input_error import InputError
-from avchat.lookup_cli import Find, Index, LibraryVerb
+from avchat.lookup_cli import Find, LibraryVerb
 from avchat.moments_cli import Moments, moments
 
 if TYPE_CHECKING:
@@ -224,9 +225,7 @@ def _open_long(verb: Chat, model: "AVChat") -> "LongConversation | None":
             bar.total = total
             bar.update()
 
-        return LongConversation(
-            model, load_head(head), verb.video, isolate=True, progress=progress
-        )
+        return LongConversation(model, load_head(head), verb.video, isolate=True, progress=progress)
 
 
 def _answer(verb: Chat, conversation: "Conversation | LongConversation", question: str) -> None:
@@ -321,7 +320,7 @@ def demo(verb: Demo) -> None:
 
 RUN: dict[type, Callable[[Any], None]] = {
     Chat: chat,
-    Index: lookup_cli.index,
+    Index: index_cli.index,
     Find: lookup_cli.find,
     LibraryVerb: lookup_cli.library,
     Moments: moments,

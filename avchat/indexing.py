@@ -3,28 +3,23 @@
 Three stages run side by side, joined by short queues, so that memory stays flat: threads decode
 (each in processes of its own), the caller's thread encodes, one thread writes. A file is written
 when all its windows are encoded; so a run that is stopped anywhere goes on where it was.
-
-Legend: H, W pixels.
 """
 
-import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event
 from time import perf_counter
-
-import numpy as np
-from PIL import Image
+from typing import Protocol
 
 from avchat.heads import Head, sha256_of
 from avchat.library import Entry, File, Library
-from avchat.library_table import MAX_THUMBNAIL
 from avchat.media import Media, MediaError, MediaInfo, probe
 from avchat.parts import load_parts
+from avchat.thumbnails import thumbnail
 from avchat.transcripts import Transcriber, in_window
 from avchat.windows import Window, cut_windows
 
@@ -36,8 +31,6 @@ ENDINGS = frozenset(
 TOGETHER = 8  # windows that are decoded by one process and encoded at once
 HASH_DIGITS = 32  # 128 bits: no two of all the films in the world are taken for one
 POLL_S = 0.2  # how often a waiting thread looks whether all is over
-THUMBNAIL_SIDE = 160  # pixels
-QUALITIES = (80, 60, 40, 20, 5)  # of JPEG, until it is small enough
 
 
 class IndexingError(Exception):
@@ -83,6 +76,26 @@ class Cutting:
             )
 
 
+class Shelf(Protocol):
+    """Where files go when they are indexed: a Library, or what stands in for it far from it."""
+
+    def files(self) -> Mapping[str, File]:
+        """Tell by hash what is there already."""
+        ...
+
+    def add(self, file: File, entries: Sequence[Entry]) -> bool:
+        """Take the windows of a file; False when it is there already."""
+        ...
+
+    def moved(self, hash: str, path: str, mtime_s: float) -> None:
+        """Note that a file is elsewhere now, or has another date."""
+        ...
+
+    def tend(self) -> None:
+        """Put in order what was taken."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Batch:
     """Some windows of a file, decoded; the file's last batch says so."""
@@ -126,9 +139,30 @@ def index(
     stops nothing. Raises IndexingError where a path does not exist, LibraryError where the library
     cannot be written; what was indexed before stays.
     """
+    return index_files(
+        media_files(paths),
+        library,
+        head,
+        cutting,
+        transcriber=transcriber,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def index_files(
+    files: list[Path],
+    library: Shelf,
+    head: Head,
+    cutting: Cutting,
+    *,
+    transcriber: Transcriber | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Do what `index` does with files that are listed already; one that is not there has failed."""
     begin = perf_counter()
-    found = media_files(paths)
-    run = _Run(library, head, cutting, transcriber, found, workers or os.cpu_count() or 1)
+    run = _Run(library, head, cutting, transcriber, files, workers or os.cpu_count() or 1)
     tally = run.carry_out(progress or (lambda done, total: None))
     if tally.added or tally.moved:
         library.tend()
@@ -177,7 +211,7 @@ class _Run:
 
     def __init__(
         self,
-        library: Library,
+        library: Shelf,
         head: Head,
         cutting: Cutting,
         transcriber: Transcriber | None,
@@ -347,18 +381,3 @@ def with_speech(file: File, entries: list[Entry], transcriber: Transcriber | Non
         return entries
     lines = transcriber.file_lines(file.path, max(e.end_s for e in entries), isolate=True)
     return [replace(e, transcript=in_window(lines, e.start_s, e.end_s)) for e in entries]
-
-
-def thumbnail(frames: np.ndarray, info: MediaInfo) -> bytes:
-    """Make a small JPEG, in its true proportions, of the middle frame of uint8 [T, H, W, 3]."""
-    if not len(frames):
-        return b""
-    scale = THUMBNAIL_SIDE / max(info.width, info.height)
-    size = max(1, round(info.width * scale)), max(1, round(info.height * scale))
-    picture = Image.fromarray(frames[len(frames) // 2]).resize(size)
-    for quality in QUALITIES:
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality)
-        if file.tell() <= MAX_THUMBNAIL:
-            break
-    return file.getvalue()

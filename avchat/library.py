@@ -101,20 +101,38 @@ class Library:
 
         Windows of other bytes that were indexed under the same path are removed after it.
         """
-        assert entries, f"{file.path}: a file has one window at least"
-        if self._commit(lambda: self.table.count_rows(f"hash = {quoted(file.hash)}")):
-            return False
-        rows = to_rows(file, entries, self.table.schema, self.maker.width)
-        self._commit(lambda: self.table.add(rows))
-        self.forget_older(file)
-        self._appends += 1
-        if self._appends % TEND_EVERY == 0:
-            self.tend()
-        return True
+        return bool(self.add_all([(file, entries)]))
 
-    def forget_older(self, file: File) -> None:
-        """Remove the windows of what was at a file's path before it was changed."""
-        older = f"path = {quoted(file.path)} AND hash != {quoted(file.hash)}"
+    def add_all(self, files: Sequence[tuple[File, Sequence[Entry]]]) -> set[str]:
+        """Append many files in one commit; return the hashes of those that were not there yet."""
+        assert all(entries for _, entries in files), "a file has one window at least"
+        fresh = {file.hash: (file, entries) for file, entries in reversed(files)}  # the first copy
+        if not fresh:
+            return set()
+        for hash in self._among(fresh):
+            del fresh[hash]
+        if fresh:
+            schema, width = self.table.schema, self.maker.width
+            rows = pa.concat_tables(to_rows(*one, schema, width) for one in fresh.values())
+            self._commit(lambda: self.table.add(rows))
+            self.forget_older([file for file, _ in fresh.values()])
+            self._appends += 1
+            if self._appends % TEND_EVERY == 0:
+                self.tend()
+        return set(fresh)
+
+    def _among(self, hashes: Iterable[str]) -> set[str]:
+        """Tell which of some hashes the library has."""
+        where = f"hash IN ({', '.join(map(quoted, hashes))})"
+        if not self._commit(lambda: self.table.count_rows(where)):
+            return set()
+        return {row["hash"] for batch in self._scan(["hash"], where) for row in batch.to_pylist()}
+
+    def forget_older(self, files: Sequence[File]) -> None:
+        """Remove the windows of what was at the files' paths before they were changed."""
+        paths = ", ".join(quoted(file.path) for file in files)
+        hashes = ", ".join(quoted(file.hash) for file in files)
+        older = f"path IN ({paths}) AND hash NOT IN ({hashes})"
         if self._commit(lambda: self.table.count_rows(older)):
             self._commit(lambda: self.table.delete(older))
 

@@ -1,4 +1,4 @@
-"""The verbs that look clips up: `avchat index | find | library`. cli.py runs them.
+"""The verbs that look clips up: `avchat find | library`. cli.py runs them.
 
 Heavy imports stay inside the verbs.
 """
@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tqdm import tqdm
 from tyro.conf import Positional, arg
 
 from avchat.input_error import InputError
@@ -25,34 +24,6 @@ if TYPE_CHECKING:
 
 MODELS = {"vlsa": "tiny", "siglip": "google/siglip-so400m-patch14-384"}  # --model when left out
 WEIGHTS = ("text", "sound", "clip", "image")  # what --weight may name
-
-
-@dataclass(frozen=True)
-class Index:
-    """Add videos and sounds, or folders of them, to a library. Stopped, it goes on where it was."""
-
-    paths: Positional[tuple[str, ...]]
-    """files and folders"""
-    library: str
-    """a folder, made when absent, or s3://bucket/name"""
-    head: Literal["vlsa", "siglip"] | None = None
-    """what makes the vectors: of picture and sound, or SigLIP's of the picture alone; left out, \
-the library's own, vlsa for a new one"""
-    model: str | None = None
-    """the head's weights: a name, a folder or a name on the Hub"""
-    cut: Literal["fixed", "shots"] = "fixed"
-    """where files are cut: in windows of one length that overlap, or where a new shot begins"""
-    window: Annotated[float, arg(metavar="SECONDS")] = 8.0
-    """length of the windows; of shots, those longer than this are cut further"""
-    overlap: Annotated[float, arg(metavar="SECONDS")] = 4.0
-    """of one window with the next"""
-    quick: bool = False
-    """look at keyframes alone: many times as fast, for a first look"""
-    transcribe: Annotated[str | None, arg(metavar="WHISPER")] = None
-    """write down what is said in files that are new to the library, so that find looks there:\
- a published Whisper's name, such as base, or a .pt file"""
-    json: bool = False
-    """print one JSON object: what was added, unchanged, moved, and what failed why"""
 
 
 @dataclass(frozen=True)
@@ -111,64 +82,6 @@ class LibraryVerb:
     """print JSON"""
 
 
-def index(verb: Index) -> None:
-    """Index files and folders; a bar with the time left goes to stderr."""
-    if not verb.paths:
-        raise InputError("nothing to index: avchat index PATH... --library DIR")
-    with one_line(), contextlib.redirect_stdout(sys.stderr):
-        from avchat.indexing import Cutting, IndexingError, media_files
-        from avchat.indexing import index as run
-        from avchat.library import Library
-
-        try:
-            cutting = Cutting(verb.window, verb.overlap, verb.quick, verb.cut == "shots")
-            media_files(verb.paths)  # a path that is not there is said before a model is loaded
-        except IndexingError as error:
-            raise InputError(str(error)) from error
-        transcriber = load_transcriber(verb.transcribe)
-        kind, model = maker_of(verb)
-        head = load(kind, model)
-        library = Library.open(
-            verb.library,
-            head_name=model,
-            fingerprint=head.fingerprint,
-            width=head.width,
-            kind=kind,
-            create=True,
-        )
-        with tqdm(unit="file", file=sys.stderr, disable=None) as bar:
-
-            def tell(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            report = run(verb.paths, library, head, cutting, transcriber=transcriber, progress=tell)
-    for failure in report.failed:
-        say(f"failed: {failure.path}: {failure.reason}")
-    if verb.json:
-        print(json.dumps({"library": verb.library, "head": head.name, **asdict(report)}))
-    else:
-        print(
-            f"{report.added} added ({report.windows} windows), {report.unchanged} unchanged, "
-            f"{report.moved} moved, {len(report.failed)} failed in {report.seconds:.1f} s"
-        )
-
-
-def maker_of(verb: Index) -> "tuple[Kind, str]":
-    """Choose the head: the one that is asked for, else the library's, else vlsa."""
-    from avchat.library import Library, LibraryError
-
-    try:
-        maker = Library.open(verb.library).maker
-    except LibraryError as error:
-        if "no library here" not in str(error):
-            raise
-        maker = None
-    kind = verb.head or (maker.kind if maker else "vlsa")
-    own = maker.name if maker and maker.kind == kind else MODELS[kind]
-    return kind, verb.model or own
-
-
 def load(kind: "Kind", model: str) -> "Head":
     """Load a head."""
     from avchat.config import ModelError
@@ -212,8 +125,10 @@ def find(verb: Find) -> None:
                 fingerprint=head.fingerprint,
                 kind=library.maker.kind,
             )
-            threshold = head.threshold if verb.threshold is None else verb.threshold
             asked = query(verb, head)
+            threshold = verb.threshold
+            if threshold is None and not (verb.sound or verb.clip or verb.image):
+                threshold = head.threshold  # measured on texts
             found = look_up(library, asked, limits, top=verb.top, threshold=threshold)
             if not found:
                 say("note: no good match")

@@ -33,8 +33,11 @@ LAYERS = [
     "library_table",
     "library",
     "library_find",
+    "thumbnails",
     "transcripts",
     "indexing",
+    "jobs",
+    "cluster",
     "speech",
     "moments",
     "export",
@@ -49,7 +52,8 @@ LAYERS = [
     "ui",
     "doctor",
     "input_error",
-    "lookup_cli moments_cli",
+    "lookup_cli",
+    "index_cli moments_cli",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
@@ -62,6 +66,7 @@ OWNERS = {
     "accelerate": ["avchat/training.py"],
     "peft": ["avchat/language.py"],
     "bitsandbytes": ["avchat/language.py"],
+    "ray": ["avchat/jobs.py", "avchat/cluster.py"],
     "lancedb": ["avchat/library.py", "avchat/library_table.py"],
     "decord": [*MEDIA, "eval/speed.py"],
     "av": [*MEDIA, "eval/speed.py", "avchat/cuts.py", "avchat/world/", "avchat/assets/"],
@@ -71,7 +76,17 @@ FORBIDDEN = [
     ({"model"}, {"vlsa"}),
     ({"vlsa"}, {"model"}),
     (
-        {"chat", "excerpts", "library", "library_find", "heads", "indexing", "ui"},
+        {
+            "chat",
+            "excerpts",
+            "library",
+            "library_find",
+            "heads",
+            "indexing",
+            "jobs",
+            "cluster",
+            "ui",
+        },
         {"captions", "data", "features", "training"},
     ),
 ]

@@ -87,6 +87,26 @@ def test_what_is_added_is_listed_moved_and_removed(tmp_path: Path) -> None:
     assert library.files() == {}
 
 
+def test_many_files_are_one_commit_and_what_is_there_is_skipped(tmp_path: Path) -> None:
+    library = new(tmp_path / "lib")
+    rng = np.random.default_rng(0)
+    library.add(file_of("a"), entries_of(units(rng, 1)))
+    library.add(File("old", "/films/c.mp4", 100, 1.0, 8.0, True), entries_of(units(rng, 1)))
+    before = library.table.version
+    copy = File("b", "/films/copy of b.mp4", 100, 1000.0, 8.0, True)
+    files = [file_of("a"), file_of("b"), copy]
+    assert library.add_all([(file, entries_of(units(rng, 2))) for file in files]) == {"b"}
+    assert library.table.version == before + 1
+    assert library.files()["b"].path == "/films/b.mp4"  # the first of two that are alike
+    assert library.add_all([(file_of("c"), entries_of(units(rng, 3)))]) == {"c"}
+    assert {name: file.windows for name, file in library.files().items()} == {
+        "a": 1,
+        "b": 2,
+        "c": 3,
+    }
+    assert library.add_all([]) == set()
+
+
 def test_a_changed_file_takes_the_place_of_what_it_was(tmp_path: Path) -> None:
     library = new(tmp_path / "lib")
     rng = np.random.default_rng(0)

@@ -15,6 +15,7 @@ from avchat import __version__, cli
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "MODEL_CARD.md", "EXPERIMENTS.md"]
+DOCUMENTS += ["docs/cluster.md"]
 
 
 def blocks(document: str, language: str) -> list[str]:
