@@ -74,6 +74,7 @@ class Head(Protocol):
     size: int  # pixels a side of a frame
     hears: bool
     window_s: float  # length of the parts that it knows best
+    shortest_s: float  # length of the shortest that it can judge
     threshold: float | None  # cosine below which a text and a clip do not fit; None: unknown
 
     def clips(self, media: Sequence[Media]) -> list[Vectors]:
@@ -113,6 +114,7 @@ class VlsaHead:
         self.fingerprint = fingerprint(vlsa.state_dict())
         self.width, self.frames = vlsa.config.width, vlsa.config.frames
         self.window_s, self.threshold = vlsa.config.window_s, vlsa.config.threshold
+        self.shortest_s = self.window_s  # half of a clip is no clip that it has met
         self.spec = None
         if vlsa.config.kind == "features":
             self._load_encoders(vlsa.config.base, vlsa.config.base_fingerprint)
@@ -169,7 +171,7 @@ class SiglipHead:
     """
 
     hears = False
-    window_s = 8.0  # it sees frame by frame: our choice
+    window_s, shortest_s = 8.0, 2.0  # it sees frame by frame: our choice
     threshold = None  # depends on the weights, and these are anyone's
 
     def __init__(self, name: str = SIGLIP) -> None:

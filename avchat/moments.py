@@ -98,14 +98,15 @@ def moments(
 
     Spans that score below the head's threshold are left out: no span is an answer. Args: coarse_s,
     fine_s: length of the windows of the first and of the closer look, what the head knows best and
-    a quarter of it where left out; transcriber: look for the text in what is said, too; isolate:
-    decode in processes of their own; progress: called with windows done and in all, the latter a
-    guess until the coarse look is over; stop: set it to end early, with what was found until then.
+    the shortest that it can judge where left out; transcriber: look for the text in what is said,
+    too; isolate: decode in processes of their own; progress: called with windows done and in all,
+    the latter a guess until the coarse look is over; stop: set it to end early, with what was found
+    until then.
     Raises MomentsError for a search that makes no sense, MediaError for a file that cannot be used.
     """
     path = Path(path)
     coarse_s = head.window_s if coarse_s is None else coarse_s
-    fine_s = head.window_s / 4 if fine_s is None else fine_s
+    fine_s = head.shortest_s if fine_s is None else fine_s
     check_wish(text, top, sense, coarse_s, fine_s)
     info = probe(path, isolate=isolate)
     check_senses(head, info, sense)
@@ -114,16 +115,17 @@ def moments(
     search = Search(head, path, query, sense, isolate, progress, stop)
     end_s = windows[-1].end_s
     short = info.is_still or end_s <= SHORT * coarse_s
-    fine_most = len(spread(0.0, end_s, fine_s, fine_s / 2))
-    a_look = len(spread(0.0, 2 * coarse_s, fine_s, fine_s / 2))
+    step_s = min(fine_s / 2, coarse_s / 4)  # closer than the first look's, also at its length
+    fine_most = len(spread(0.0, end_s, fine_s, step_s))
+    a_look = len(spread(0.0, 2 * coarse_s, fine_s, step_s))
     search.total = fine_most if short else len(windows) + min(fine_most, LOOKS * top * a_look)
     coarse = search.score([] if short else windows)
-    regions = [(0.0, end_s)] if short else closer(coarse, end_s, LOOKS * top, coarse_s, fine_s / 2)
-    near = [w for region in regions for w in spread(*region, fine_s, fine_s / 2)]
+    regions = [(0.0, end_s)] if short else closer(coarse, end_s, LOOKS * top, coarse_s, step_s)
+    near = [w for region in regions for w in spread(*region, fine_s, step_s)]
     search.total = search.done + len(near)
     curve = blend(coarse, search.score(near), regions)
     search.complain()
-    peaks = find_peaks(curve.times_s, curve.score, 0.0, end_s, top=top, gap_s=fine_s)
+    peaks = find_peaks(curve.times_s, curve.score, 0.0, end_s, top=top, gap_s=2 * step_s)
     least = -np.inf if head.threshold is None else head.threshold
     spans = [span(curve, peak) for peak in peaks if peak.score >= least]
     if transcriber and isinstance(text, str) and info.has_audio and not search.stopped:

@@ -66,7 +66,7 @@ class ColourHead:
     """
 
     name, fingerprint, width = "colour", "colour-1", 13
-    frames, size, hears, window_s = 4, 16, True, 8.0
+    frames, size, hears, window_s, shortest_s = 4, 16, True, 8.0, 2.0
     words = {"red": 0, "green": 1, "blue": 2, "grey": 3, "low": 6, "tone": 8, "high": 10}
 
     def __init__(self, threshold: float | None = None) -> None:
