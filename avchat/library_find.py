@@ -25,7 +25,7 @@ UNWANTED = 0.5  # how much of the likeness to what is not wanted is taken off: o
 FOLD = 0.98  # cosine of `both` from which two windows show the same: our choice
 CANDIDATES = 5  # windows fetched for each that is wanted, as some are folded; at least:
 MIN_CANDIDATES = 64
-REFINE = 2  # candidates a result whose distance is computed again from the whole vectors
+BREADTH = 4  # nodes of the index's graph that are looked at for each window that is fetched
 COLUMNS = ["hash", "clip", "path", "start_s", "end_s", *SENSES]
 
 
@@ -161,11 +161,13 @@ def by_vectors(library: Library, query: Query, where: str, count: int, exact: bo
     if exact or index is None:
         search = search.bypass_vector_index()
     else:
-        search = search.nprobes(num_graphs(built_over(index))).refine_factor(REFINE)
+        search = search.nprobes(num_graphs(built_over(index))).ef(BREADTH * count)
     if where:
         search = search.where(where, prefilter=True)
-    # Windows without the sense have no distance and do not come.
-    return sorted(rows_of(search.to_arrow()), key=lambda row: row["_distance"])
+    # Windows without the sense have no distance and do not come. The index's distances are of
+    # vectors in 8 bits: what it fetches is put in order by the whole ones.
+    rows = rows_of(search.to_arrow())
+    return sorted(rows, key=lambda row: -float(np.dot(row[query.sense], vector)))
 
 
 def by_words(library: Library, text: str, where: str, count: int) -> list[dict]:

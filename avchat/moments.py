@@ -116,12 +116,12 @@ def moments(
     end_s = windows[-1].end_s
     short = info.is_still or end_s <= SHORT * coarse_s
     step_s = min(fine_s / 2, coarse_s / 4)  # closer than the first look's, also at its length
-    fine_most = len(spread(0.0, end_s, fine_s, step_s))
-    a_look = len(spread(0.0, 2 * coarse_s, fine_s, step_s))
+    fine_most = len(spread(0.0, end_s, fine_s, fine_s - step_s))
+    a_look = len(spread(0.0, 2 * coarse_s, fine_s, fine_s - step_s))
     search.total = fine_most if short else len(windows) + min(fine_most, LOOKS * top * a_look)
     coarse = search.score([] if short else windows)
     regions = [(0.0, end_s)] if short else closer(coarse, end_s, LOOKS * top, coarse_s, step_s)
-    near = [w for region in regions for w in spread(*region, fine_s, step_s)]
+    near = [w for region in regions for w in spread(*region, fine_s, fine_s - step_s)]
     search.total = search.done + len(near)
     curve = blend(coarse, search.score(near), regions)
     search.complain()
