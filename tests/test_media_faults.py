@@ -162,7 +162,7 @@ def ask(name: str, timeout_s: float = 60.0) -> dict:
 
 
 def group_lives(group: int) -> bool:
-    """Tell whether any process of a group runs; dead ones wait there for init, which may be slow."""
+    """Tell whether any process of a group runs; the dead wait there for init, which may be slow."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # gone meanwhile
             state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
