@@ -137,8 +137,8 @@ def index(
     head: Head,
     cutting: Cutting,
     address: str,
-    transcriber: Transcriber | None = None,
     progress: Callable[[int, int], None] | None = None,
+    transcriber: Transcriber | None = None,
 ) -> Report:
     """Do what `indexing.index` does, over the cluster at an address.
 
