@@ -30,6 +30,8 @@ from avchat.world.clip_file import write_clip
 CUT = Cutting(length_s=2.0, overlap_s=1.0)
 CLIPS = 8
 
+pytestmark = pytest.mark.timeout(600)  # Ray's own processes take their time on a busy machine
+
 
 def free_port() -> int:
     """Find a port that nobody listens at."""
