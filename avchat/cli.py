@@ -286,9 +286,12 @@ def world(verb: World) -> None:
         # Clips of another seed would be kept, with questions that are not about them.
         raise InputError(f"{verb.out}: there are clips already; name another folder")
     with tqdm(total=verb.clips, unit="clip", file=sys.stderr, disable=None) as bar:
-        clips = write_dataset(
-            verb.out, verb.clips, verb.seed, verb.split, progress=lambda *_: bar.update()
-        )
+        try:
+            clips = write_dataset(
+                verb.out, verb.clips, verb.seed, verb.split, progress=lambda *_: bar.update()
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(str(error)) from error
     questions = sum(len(clip.asked) for clip in clips)
     written = {"folder": str(verb.out), "clips": len(clips), "questions": questions}
     if verb.json:

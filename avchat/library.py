@@ -116,6 +116,8 @@ class Library:
             rows = pa.concat_tables(to_rows(*one, schema, width) for one in fresh.values())
             self._commit(lambda: self.table.add(rows))
             self.forget_older([file for file, _ in fresh.values()])
+            if self._commit(lambda: self.table.count_rows(among(fresh))) > len(rows):
+                self._drop_doubles(among(fresh))  # another writer had the same thought
             self._appends += 1
             if self._appends % TEND_EVERY == 0:
                 self.tend()
@@ -123,7 +125,7 @@ class Library:
 
     def _among(self, hashes: Iterable[str]) -> set[str]:
         """Tell which of some hashes the library has."""
-        where = f"hash IN ({', '.join(map(quoted, hashes))})"
+        where = among(hashes)
         if not self._commit(lambda: self.table.count_rows(where)):
             return set()
         return {row["hash"] for batch in self._scan(["hash"], where) for row in batch.to_pylist()}
@@ -215,12 +217,12 @@ class Library:
     def _indices(self) -> list:
         return list(self._commit(self.table.list_indices))
 
-    def _drop_doubles(self) -> None:
+    def _drop_doubles(self, where: str | None = None) -> None:
+        """Leave one of windows that are there twice: whoever looks, the one that came first."""
         seen, doubles = set(), []
-        rows = self._commit(
-            lambda: self.table.search().select(["hash", "start_s"]).with_row_id(True).to_arrow()
-        )
-        for row in rows.to_pylist():
+        search = self.table.search().select(["hash", "start_s"]).with_row_id(True)
+        rows = self._commit((search.where(where) if where else search).to_arrow)
+        for row in sorted(rows.to_pylist(), key=lambda row: row["_rowid"]):
             key = row["hash"], row["start_s"]
             doubles += [row["_rowid"]] if key in seen else []
             seen.add(key)
@@ -245,3 +247,8 @@ class Library:
             time.sleep(random.uniform(0.5, 1.5) * min(0.05 * 2**attempt, 5))
             self.table.checkout_latest()
         raise AssertionError("the last attempt returns or raises")
+
+
+def among(hashes: Iterable[str]) -> str:
+    """Write in SQL that a window is of one of some files."""
+    return f"hash IN ({', '.join(map(quoted, hashes))})"

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from avchat.input_error import InputError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from avchat.heads import Head, Kind
     from avchat.library import Library
     from avchat.library_find import Filters, Found, Query
+    from avchat.library_table import Sense
     from avchat.transcripts import Transcriber
 
 MODELS = {"vlsa": "tiny", "siglip": "google/siglip-so400m-patch14-384"}  # --model when left out
@@ -40,12 +41,14 @@ class Find:
     """find what is like this clip"""
     image: Annotated[Path | None, arg(metavar="FILE")] = None
     """find what looks like this picture"""
-    sense: Literal["picture", "sound", "both"] = "both"
-    """what of the library's clips is compared"""
-    unwanted: Annotated[tuple[str, ...], arg(name="not", metavar="TEXT")] = ()
-    """what it should not be, in words"""
-    weight: Annotated[tuple[str, ...], arg(metavar="NAME=NUMBER")] = ()
-    """how much text, sound, clip or image count among each other, such as text=2 sound=1"""
+    sense: Literal["picture", "sound", "both"] | None = None
+    """what of the library's clips is compared; left out, the sound with --sound alone, the \
+picture with --image alone, else both"""
+    unwanted: UseAppendAction[Annotated[tuple[str, ...], arg(name="not", metavar="TEXT")]] = ()
+    """what it should not be, in words; may be given several times"""
+    weight: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="NAME=NUMBER")]] = ()
+    """how much text, sound, clip or image counts among the others, such as text=2; may be given \
+several times"""
     folder: Annotated[str | None, arg(metavar="FOLDER")] = None
     """only files in it or below"""
     min_length: Annotated[float | None, arg(metavar="SECONDS")] = None
@@ -165,11 +168,20 @@ def check(verb: Find) -> None:
     for name in sorted(given):
         with one_line():
             info = probe(files[name], isolate=True)
-        hears = name == "sound" or (name == "clip" and verb.sense == "sound")
+        hears = name == "sound" or (name == "clip" and sense_of(verb) == "sound")
         if hears and not info.has_audio:
             raise InputError(f"{files[name].name}: there is no sound in this file to look for")
-        if (name == "image" or (name == "clip" and verb.sense == "picture")) and not info.has_video:
+        if (
+            name == "image" or (name == "clip" and sense_of(verb) == "picture")
+        ) and not info.has_video:
             raise InputError(f"{files[name].name}: there is no picture in this file to look for")
+
+
+def sense_of(verb: Find) -> "Sense":
+    """Choose what is compared: a sound alone with sounds, a picture alone with pictures."""
+    given = [name for name in WEIGHTS if vars(verb)[name]]
+    alone = {("sound",): "sound", ("image",): "picture"}
+    return verb.sense or alone.get(tuple(given), "both")
 
 
 def weights(verb: Find) -> dict[str, float]:
@@ -217,23 +229,24 @@ def query(verb: Find, head: "Head") -> "Query":
     from avchat.library_find import Query
     from avchat.media import load_media
 
-    if verb.sense == "sound" and not head.hears:
+    sense = sense_of(verb)
+    if sense == "sound" and not head.hears:
         raise InputError(f"--sense sound: the library's head, {head.name}, hears nothing")
     weight, wanted = weights(verb), []
     if verb.text is not None:
         wanted.append((head.texts([verb.text])[0], weight["text"]))
-    senses = {"sound": "sound", "clip": verb.sense, "image": "picture"}
-    for name, sense in senses.items():
+    senses = {"sound": "sound", "clip": sense, "image": "picture"}
+    for name, own in senses.items():
         file = vars(verb)[name]
         if file is None:
             continue
         media = load_media(file, frames=head.frames, size=head.size, sound=head.hears, isolate=True)
-        vector = vars(head.clips([media])[0])[sense]
+        vector = vars(head.clips([media])[0])[own]
         if vector is None:
             raise InputError(f"{file.name}: the library's head, {head.name}, gets nothing of it")
         wanted.append((vector, weight[name]))
     unwanted = [(vector, 1.0) for vector in head.texts(verb.unwanted)] if verb.unwanted else []
-    return Query(tuple(wanted), tuple(unwanted), verb.text or "", verb.sense)
+    return Query(tuple(wanted), tuple(unwanted), verb.text or "", sense)
 
 
 def library(verb: LibraryVerb) -> None:

@@ -126,7 +126,7 @@ def test_a_head_that_hears_finds_by_sound(
     folder = tmp_path / "library"
     words = ["index", clips, "--library", folder, "--model", tmp_path / "head"]
     assert run(capsys, *words)[0] == 0
-    query = ["--sound", clips / "3.mp4", "--sense", "sound"]
+    query = ["--sound", clips / "3.mp4"]  # compared with sounds
     best, *_ = found(capsys, *query, "--library", folder)
     assert best["score"] == pytest.approx(1, abs=0.01)
     assert best["why"]["picture"] == 0
@@ -160,7 +160,7 @@ def test_words_weights_and_filters(
     lib = ["--library", library]
     assert found(capsys, "a red circle", *lib)
     mixed = ["a red circle", "--clip", clips / "2.mp4", *lib, "--top", "1"]
-    [hit] = found(capsys, *mixed, "--weight", "clip=99", "text=0.1")
+    [hit] = found(capsys, *mixed, "--weight", "clip=99", "--weight", "text=0.1")
     assert hit["clip"] == "2.mp4"
     plain = found(capsys, "a red circle", *lib, "--top", "1")[0]["score"]
     less = found(capsys, "a red circle", "--not", "a dog barks", *lib, "--top", "1")[0]["score"]

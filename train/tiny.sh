@@ -34,6 +34,5 @@ mkdir -p avchat/assets/heads
 cp -r "$out/end/model" avchat/assets/tiny
 cp -r "$out/vlsa/model" avchat/assets/heads/tiny
 chmod -R a+rX avchat/assets
-python eval/retrieval.py --model avchat/assets/heads/tiny --seed 2 --calibrate
 python eval/world.py --clips 500 --seed 1 | tee "$out/world.txt"
 python eval/retrieval.py --clips 500 --seed 1 | tee "$out/retrieval.txt"
