@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lancedb
@@ -302,3 +304,19 @@ def test_on_an_s3_store_one_writes_and_two_read(monkeypatch: pytest.MonkeyPatch)
         assert json.dumps(Library.open("s3://films/lib").stats()["files"]) == "2"
     finally:
         server.stop()
+
+
+def test_two_who_add_one_file_at_the_same_instant_leave_it_once(tmp_path: Path) -> None:
+    first = new(tmp_path / "lib")
+    two = [first, Library.open(tmp_path / "lib")]
+    entries = entries_of(units(np.random.default_rng(0), 3))
+    for name in "abcd":
+        start = threading.Barrier(2)
+
+        def add(library: Library, name: str = name, start: threading.Barrier = start) -> None:
+            start.wait()
+            library.add(file_of(name), entries)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(add, two))
+    assert first.table.count_rows() == 4 * 3
