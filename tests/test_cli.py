@@ -234,7 +234,9 @@ def test_ctrl_c_ends_an_answer_without_a_traceback(
     with torch.no_grad():
         endless.language.lm_head.bias[endless.tokenizer.eos_token_id] = -1e4
     endless.save_pretrained(tmp_path / "endless")
-    words = ["chat", clip, "hello", "--model", tmp_path / "endless", "--max-new-tokens", "900"]
+    config = tmp_path / "endless" / "config.json"  # room for an answer of minutes
+    config.write_text(config.read_text().replace('embeddings": 512', 'embeddings": 60000'))
+    words = ["chat", clip, "hello", "--model", tmp_path / "endless", "--max-new-tokens", "50000"]
     command = [sys.executable, "-m", "avchat.cli", *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
