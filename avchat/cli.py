@@ -272,7 +272,7 @@ def _say(line: str) -> None:
 
 def world(verb: World) -> None:
     """Render clips with their questions; progress goes to stderr."""
-    from avchat.world.dataset import SPLITS, write_dataset
+    from avchat.world.dataset import SPLITS, DatasetError, write_dataset
 
     if verb.clips < 1:
         raise InputError(f"--clips must be at least 1, not {verb.clips}")
@@ -290,8 +290,12 @@ def world(verb: World) -> None:
             clips = write_dataset(
                 verb.out, verb.clips, verb.seed, verb.split, progress=lambda *_: bar.update()
             )
-        except (OSError, ValueError) as error:
+        except DatasetError as error:
             raise InputError(str(error)) from error
+        except OSError as error:
+            raise InputError(
+                f"{verb.out}: no clips can be written there ({error.strerror})"
+            ) from error
     questions = sum(len(clip.asked) for clip in clips)
     written = {"folder": str(verb.out), "clips": len(clips), "questions": questions}
     if verb.json:

@@ -26,7 +26,7 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from avchat.heads import Head
-from avchat.indexing import Cutting, Failure, IndexingError, Report, media_files
+from avchat.indexing import Cutting, Failure, IndexingError, Report, is_as_indexed, media_files
 from avchat.jobs import Harvest, Job, Order, Worker
 from avchat.library import Entry, File, Library
 from avchat.transcripts import Transcriber
@@ -177,15 +177,11 @@ def index(
 def fresh(found: list[Path], known: dict[str, File]) -> list[str]:
     """List the files that are not as the library has them, without reading any."""
     at_path = {file.path: file for file in known.values()}
-    return [str(path) for path in found if not is_same(path, at_path.get(str(path)))]
-
-
-def is_same(path: Path, file: File | None) -> bool:
-    """Tell by size and date whether a path has what the library has of it."""
-    if file is None or not path.is_file():
-        return False
-    stat = path.stat()
-    return (stat.st_size, stat.st_mtime) == (file.size, file.mtime_s)
+    return [
+        str(path)
+        for path in found
+        if not (path.is_file() and is_as_indexed(path.stat(), at_path.get(str(path))))
+    ]
 
 
 def absolute(model: str) -> str:

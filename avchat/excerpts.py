@@ -61,9 +61,8 @@ class LongConversation:
         self.excerpts: tuple[Excerpt, ...] = ()
         began = perf_counter()
         info = probe(path, isolate=isolate)
-        cut = cut_windows(
-            path, info, length_s=window_s or head.window_s, overlap_s=0.0, isolate=isolate
-        )
+        length_s = head.window_s if window_s is None else window_s
+        cut = cut_windows(path, info, length_s=length_s, overlap_s=0.0, isolate=isolate)
         # the last one reaches back over the one before it: here nothing must be seen twice
         ends = [0.0, *(window.end_s for window in cut)]
         cut = [

@@ -135,9 +135,9 @@ def index(
     """Add files, and all media files in folders, to a library; say what became of each.
 
     With a transcriber, what is said in them is added, too. `progress` is told how many of how many
-    files are done. A file that fails is in the report and
-    stops nothing. Raises IndexingError where a path does not exist, LibraryError where the library
-    cannot be written; what was indexed before stays.
+    files are done. A file that fails is in the report and stops nothing. Raises IndexingError where
+    a path does not exist, LibraryError where the library cannot be written; what was indexed before
+    stays.
     """
     return index_files(
         media_files(paths),
@@ -196,14 +196,17 @@ def in_folder(folder: Path) -> Iterator[Path]:
                 yield Path(at) / name
 
 
+def is_as_indexed(stat: os.stat_result, file: File | None) -> bool:
+    """Tell by size and date whether a path has what the library has of it."""
+    return file is not None and (stat.st_size, stat.st_mtime) == (file.size, file.mtime_s)
+
+
 def is_still_there(file: File) -> bool:
     """Tell whether the bytes that were indexed are still at their path."""
     path = Path(file.path)
     if not path.is_file():
         return False
-    stat = path.stat()
-    same = (stat.st_size, stat.st_mtime) == (file.size, file.mtime_s)
-    return same or sha256_of([path])[:HASH_DIGITS] == file.hash
+    return is_as_indexed(path.stat(), file) or sha256_of([path])[:HASH_DIGITS] == file.hash
 
 
 class _Run:
@@ -259,8 +262,7 @@ class _Run:
     def look_at(self, path: Path) -> Iterator[_Batch | str]:
         """Yield what a file needs: `unchanged`, `moved`, or its windows in batches."""
         stat = path.stat()
-        here = self.at_path.get(str(path))
-        if here and (here.size, here.mtime_s) == (stat.st_size, stat.st_mtime):
+        if is_as_indexed(stat, self.at_path.get(str(path))):
             yield "unchanged"
             return
         hash = sha256_of([path])[:HASH_DIGITS]

@@ -64,7 +64,7 @@ several times"""
     top: int = 10
     """how many to list at most"""
     threshold: Annotated[float | None, arg(metavar="COSINE")] = None
-    """what fits less is no match; left out, the head's own"""
+    """what fits less is no match; left out, the head's own for texts, if it has one, else none"""
     model: str | None = None
     """where the library's head is now, if it is no longer where it was"""
     json: bool = False
@@ -171,9 +171,8 @@ def check(verb: Find) -> None:
         hears = name == "sound" or (name == "clip" and sense_of(verb) == "sound")
         if hears and not info.has_audio:
             raise InputError(f"{files[name].name}: there is no sound in this file to look for")
-        if (
-            name == "image" or (name == "clip" and sense_of(verb) == "picture")
-        ) and not info.has_video:
+        sees = name == "image" or (name == "clip" and sense_of(verb) == "picture")
+        if sees and not info.has_video:
             raise InputError(f"{files[name].name}: there is no picture in this file to look for")
 
 

@@ -17,21 +17,18 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import psutil
-import torch
 from tqdm import tqdm
 
-from avchat.config import VLSAConfig
-from avchat.heads import Head, VlsaHead, load_head, sha256_of
-from avchat.indexing import HASH_DIGITS, Cutting, in_folder, index, thumbnail
+from avchat.heads import Head, load_head, sha256_of
+from avchat.indexing import HASH_DIGITS, Cutting, in_folder, index
 from avchat.library import Entry, File, Library
 from avchat.media import MediaError, load_media, probe
-from avchat.model import AVChat
-from avchat.vlsa import VLSA
+from avchat.thumbnails import thumbnail
 from avchat.windows import cut_windows
 from avchat.world.casting import draw_scene
 from avchat.world.clip_file import write_clip
@@ -49,8 +46,8 @@ class IndexSpeed:
     media: Path = SHARED
     """Folder of the files that are repeated; clips of the world where it is absent."""
     files: int = 60
-    model: str | None = None
-    """A lookup head: a name or a folder; one of random weights when left out."""
+    model: str = "tiny"
+    """The lookup head: a name or a folder."""
     json: bool = False
     """Print one JSON object instead of words."""
 
@@ -94,7 +91,7 @@ def processor_s() -> float:
 
 def main(args: IndexSpeed) -> None:
     """Index both ways and print times, their ratio, and memory."""
-    head = load_head(args.model) if args.model else random_head()
+    head = load_head(args.model)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = gather(args, folder)
@@ -118,26 +115,6 @@ def main(args: IndexSpeed) -> None:
         "late_bytes": memory.peak(LATE),
     }
     print(json.dumps(result) if args.json else in_words(result))
-
-
-def random_head() -> Head:
-    """Build a head of the bundled one's size, over the encoders of the bundled model."""
-    torch.manual_seed(0)
-    chat = AVChat.from_pretrained("tiny")
-    config = VLSAConfig(kind="features", depth=3, heads=5, feed=640, max_text=64)
-    config = replace(config, decoder_width=96, decoder_depth=1, decoder_heads=4, base="tiny")
-    config = replace(
-        config,
-        projector=chat.config.projector,
-        vision_width=chat.vision.width,
-        audio_width=chat.audio.width,
-        num_patches=chat.vision.num_patches,
-        frames=chat.config.frames,
-        width=chat.visual_projector.width_out,
-        vocab_size=len(chat.tokenizer),
-        masked_global=False,
-    )
-    return VlsaHead("random", VLSA(config, chat.tokenizer))
 
 
 def gather(args: IndexSpeed, folder: Path) -> list[Path]:

@@ -7,8 +7,8 @@ Two galleries are drawn: "clips", with captions of picture and sound that are ea
 alone, and "sounds", with captions of sound tracks that are each unlike all others. All six
 directions between text, picture and sound are measured, and text against picture and sound encoded
 together ("clip"), with the same head deafened beside it. Raw cosine; nothing is re-weighted over
-the queries. Intervals: 95 %, bootstrap over queries. Last: how often a threshold on the cosine
-keeps a clip that a caption is true of, and refuses a caption that is true of none.
+the queries. Intervals: 95 %, bootstrap over queries. Last, where the head has a threshold on the
+cosine: how often it keeps a clip that a caption is true of, and refuses a caption true of none.
 
     python eval/retrieval.py --model runs/tiny/vlsa/model --seed 2 --calibrate
 
@@ -60,10 +60,10 @@ def main(run: Retrieval) -> None:
     both = embed(head, run, "both")
     gallery, full, _ = embed(head, run, "sound")
     directions = measure(head, *both) | measure_sounds(head, gallery, full)
-    right, wrong = likeness(head, both[0], both[1], run.seed)
-    threshold = float(np.quantile(right, 1 - KEEP)) if run.calibrate else head.threshold
     report = {"model": run.model, "seed": run.seed, "directions": directions}
-    if threshold is not None:
+    if run.calibrate or head.threshold is not None:
+        right, wrong = likeness(head, both[0], both[1], run.seed)
+        threshold = float(np.quantile(right, 1 - KEEP)) if run.calibrate else head.threshold
         report["threshold"] = {
             "cosine": threshold,
             "right_kept": float((right >= threshold).mean()),

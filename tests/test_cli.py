@@ -247,6 +247,19 @@ def test_ctrl_c_ends_an_answer_without_a_traceback(
     assert b"Traceback" not in stderr and stderr.endswith(b"stopped\n")
 
 
+def test_a_world_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, words = tmp_path / "file", ["--clips", "2", "--seed", "7"]
+    file.write_text("a file")
+    assert cli.main(["world", str(file / "below"), *words]) == 2
+    assert "no clips can be written there" in capsys.readouterr().err
+    begun = {"clips": 2, "seed": 8, "split": "test"}  # of other settings, before its first clip
+    (tmp_path / "world.json").write_text(json.dumps(begun))
+    assert cli.main(["world", str(tmp_path), *words]) == 2
+    assert "holds other clips" in capsys.readouterr().err
+
+
 def test_world_writes_real_files_and_questions_about_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -164,6 +164,19 @@ def test_words_weights_and_filters(
     assert hit["clip"] == "2.mp4"
     plain = found(capsys, "a red circle", *lib, "--top", "1")[0]["score"]
     less = found(capsys, "a red circle", "--not", "a dog barks", *lib, "--top", "1")[0]["score"]
+    apart = [
+        found(capsys, *words, "a red circle", *lib, "--top", "50")
+        for words in (
+            ["--not", "a drum"],
+            ["--not", "a cat"],
+            ["--not", "a drum", "--not", "a cat"],
+        )
+    ]
+    first, second, both = ({hit["clip"]: hit["score"] for hit in hits} for hits in apart)
+    shared = first.keys() & second.keys() & both.keys()
+    assert shared and first != second
+    for clip in shared:  # all of them count
+        assert both[clip] == pytest.approx((first[clip] + second[clip]) / 2, abs=1e-4)
     assert less != pytest.approx(plain)
     for empty in (["--min-length", "60"], ["--before", "2001-02-03"], ["--folder", "/nowhere"]):
         assert found(capsys, "a red circle", *lib, *empty) == []

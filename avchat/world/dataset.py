@@ -34,6 +34,10 @@ PER_FAMILY = 0.3  # questions of a family, at most, as a part of the clips
 DESCRIBED = 4  # every fourth clip is also to be described
 
 
+class DatasetError(ValueError):
+    """A dataset that cannot be made; the message is one line in the user's words."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """One clip of a dataset with what is asked about it."""
@@ -47,10 +51,10 @@ def draw_dataset(clips: int, seed: int, split: str = "test") -> list[Clip]:
     """Draw the scenes and questions of a split; the same arguments give the same dataset.
 
     Raises:
-        ValueError: there is no such split.
+        DatasetError: there is no such split.
     """
     if split not in SPLITS:
-        raise ValueError(f"no split called {split}: there are {', '.join(SPLITS)}")
+        raise DatasetError(f"no split called {split}: there are {', '.join(SPLITS)}")
     number, phrasings, combinations = SPLITS[split]
     rng = np.random.default_rng([number, seed])
     named = _draw_scenes(rng, clips, combinations)
@@ -221,13 +225,13 @@ def write_dataset(
 
 
 def _claim(out: Path, settings: dict) -> None:
-    """Mark a folder as this dataset's; ValueError when it holds clips of another one."""
+    """Mark a folder as this dataset's; DatasetError when it holds clips of another one."""
     mark = out / "world.json"
     if mark.exists():
         if json.loads(mark.read_text()) != settings:
-            raise ValueError(f"{out}: holds other clips of the world; give another folder")
+            raise DatasetError(f"{out}: holds other clips of the world; give another folder")
     elif any(out.glob("*.mp4")):
-        raise ValueError(f"{out}: holds videos that are not of the world; give another folder")
+        raise DatasetError(f"{out}: holds videos that are not of the world; give another folder")
     else:
         mark.write_text(json.dumps(settings) + "\n")
 
