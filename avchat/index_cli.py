@@ -5,6 +5,7 @@ Heavy imports stay inside.
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -57,6 +58,9 @@ def index(verb: Index) -> None:
     """Index files and folders; a bar with the time left goes to stderr."""
     if not verb.paths:
         raise InputError("nothing to index: avchat index PATH... --library DIR")
+    # PyTorch's threads spin while they wait, for a third of the processor's time, which decoders
+    # beside them need (EXPERIMENTS.md): let them sleep. Heard only before PyTorch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with one_line(), contextlib.redirect_stdout(sys.stderr):
         from avchat.indexing import IndexingError, media_files
         from avchat.library import Library

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import lancedb
 import pyarrow as pa
-from lancedb.index import HnswSq
+from lancedb.index import IvfSq
 
 from avchat.library_table import (
     SENSES,
@@ -30,7 +30,7 @@ from avchat.library_table import (
     find_table,
     inside,
     make_table,
-    num_graphs,
+    num_cells,
     quoted,
     read_maker,
     storage_options,
@@ -209,7 +209,8 @@ class Library:
     def _build(self, sense: Sense, vectors: int, old: str | None) -> None:
         # The name says over how many vectors it was built: see `built_over`.
         name = f"{sense}_{vectors}"
-        config = HnswSq(distance_type="cosine", num_partitions=num_graphs(vectors))
+        # Given as a size, since `optimize` joins cells below its own idea of that, 8192 vectors.
+        config = IvfSq(distance_type="cosine", target_partition_size=vectors // num_cells(vectors))
         self._commit(lambda: self.table.create_index(sense, config=config, name=name))
         if old is not None and old != name and old in [index.name for index in self._indices()]:
             self._commit(lambda: self.table.drop_index(old))

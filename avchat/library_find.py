@@ -16,17 +16,16 @@ import numpy as np
 import pyarrow as pa
 
 from avchat.library import Library, LibraryError
-from avchat.library_table import SENSES, Sense, built_over, inside, num_graphs, told
+from avchat.library_table import SENSES, Sense, built_over, inside, num_cells, num_probes, told
 
 __all__ = ["Filters", "Found", "Query", "find"]
 
 RANK_OFFSET = 60  # k of reciprocal rank fusion, as in Cormack, Clarke and Buettcher 2009
 UNWANTED = 0.5  # how much of the likeness to what is not wanted is taken off: our choice
 FOLD = 0.98  # cosine of `both` from which two windows show the same: our choice
-CANDIDATES = 5  # windows fetched for each that is wanted, as some are folded; at least:
-MIN_CANDIDATES = 64
-BREADTH = 4  # nodes of the index's graph that are looked at for each window that is fetched
-COLUMNS = ["hash", "clip", "path", "start_s", "end_s", *SENSES]
+CANDIDATES = 3  # windows fetched for each that is wanted, as some are folded; at least:
+MIN_CANDIDATES = 32
+COLUMNS = ["hash", "path", "start_s", "end_s", *SENSES]
 
 
 @dataclass(frozen=True)
@@ -111,14 +110,17 @@ def find(
     where = " AND ".join(f"({condition})" for condition in conditions(filters))
     count = max(MIN_CANDIDATES, CANDIDATES * top)
     with told(library.uri):
-        size = library.table.count_rows()
+        index = None if exact else library.index_of(query.sense)
+        probes = num_probes(num_cells(built_over(index))) if index else 0
+        most = 0 if where else probes  # a filter may leave little of those cells
         while True:
-            near = by_vectors(library, query, where, count, exact)
+            near = by_vectors(library, query, where, count, probes, most)
             said = by_words(library, query.text, where, count)
             kept = folded(ranked(query, near, said, threshold), top, fold)
-            if len(kept) == top or count >= size or max(len(near), len(said)) < count:
+            all_seen = not most and max(len(near), len(said)) < count
+            if len(kept) == top or all_seen:
                 return [as_found(query, window, bool(said)) for window in kept]
-            count *= 4
+            count, most = 4 * count, 0
 
 
 def conditions(filters: Filters) -> Iterator[str]:
@@ -148,8 +150,15 @@ def mean_of(vectors: tuple[tuple[np.ndarray, float], ...]) -> np.ndarray:
     return sum((vector * (weight / total) for vector, weight in vectors), np.float32(0))
 
 
-def by_vectors(library: Library, query: Query, where: str, count: int, exact: bool) -> list[dict]:
-    """Fetch the windows nearest to a query's vectors, nearest first."""
+def by_vectors(
+    library: Library, query: Query, where: str, count: int, probes: int, most: int
+) -> list[dict]:
+    """Fetch the windows nearest to a query's vectors, nearest first.
+
+    Args:
+        probes: cells of the index in which they are looked for; 0: without the index.
+        most: cells where those hold too few; 0: all.
+    """
     if not query.wanted:
         return []
     vector = mixed(query)
@@ -157,11 +166,10 @@ def by_vectors(library: Library, query: Query, where: str, count: int, exact: bo
         raise LibraryError("the query: what is wanted and what is not are the same")
     search = library.table.search(vector, vector_column_name=query.sense, query_type="vector")
     search = search.distance_type("cosine").limit(count).select([*COLUMNS, "_distance"])
-    index = library.index_of(query.sense)
-    if exact or index is None:
-        search = search.bypass_vector_index()
+    if probes:
+        search = search.minimum_nprobes(probes).maximum_nprobes(most)
     else:
-        search = search.nprobes(num_graphs(built_over(index))).ef(BREADTH * count)
+        search = search.bypass_vector_index()
     if where:
         search = search.where(where, prefilter=True)
     # Windows without the sense have no distance and do not come. The index's distances are of
@@ -254,7 +262,7 @@ def as_found(query: Query, window: _Window, fused: bool) -> Found:
         part = positive[0] / sum(positive) if sum(positive) else float(row["picture"] is not None)
         picture, sound = window.vector_term * part, window.vector_term * (1 - part)
     return Found(
-        clip=row["clip"],
+        clip=Path(row["path"]).name,
         path=row["path"],
         start=row["start_s"],
         end=row["end_s"],

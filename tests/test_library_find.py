@@ -141,6 +141,20 @@ def test_filters(tmp_path: Path) -> None:
     assert names(folder="/films/sub", has_sound=True, before_s=1500) == "c"
 
 
+def test_a_filter_that_leaves_far_windows_alone_finds_them_by_the_index(tmp_path: Path) -> None:
+    """The cells nearest to the question hold nothing of the folder that is asked for."""
+    library = new(tmp_path / "lib", index_rows=2000)
+    vectors = clustered(np.random.default_rng(0), 4000)
+    order = np.argsort(-(vectors @ vectors[0]))
+    library.add(file_of("near/film", duration_s=2e4), entries_of(vectors[order[:3990]]))
+    library.add(file_of("far/film", duration_s=2e4), entries_of(vectors[order[3990:]]))
+    library.tend()
+    assert library.index_of("both")
+    query = Query(((vectors[0], 1.0),))
+    found = find(library, query, Filters(folder="/films/far"), top=5, fold=2.0)
+    assert [one.start for one in found] == [0.0, 4.0, 8.0, 12.0, 16.0]
+
+
 def test_near_duplicates_and_overlapping_windows_are_folded(tmp_path: Path) -> None:
     library = new(tmp_path / "lib")
     a, b, c = units(np.random.default_rng(0), 3)
@@ -156,12 +170,15 @@ def test_near_duplicates_and_overlapping_windows_are_folded(tmp_path: Path) -> N
     assert [one.clip for one in find(library, query, fold=2.0)][:2] == ["film.mp4", "copy.mp4"]
 
 
-def test_folding_does_not_eat_the_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("index_rows", [20_000, 500])
+def test_folding_does_not_eat_the_answer(index_rows: int, tmp_path: Path) -> None:
     """A thousand windows of one still scene: the next other clip is found behind them."""
-    library = new(tmp_path / "lib")
+    library = new(tmp_path / "lib", index_rows=index_rows)
     a, b = units(np.random.default_rng(0), 2)
     library.add(file_of("still"), entries_of(np.repeat(a[None], 1000, axis=0)))
     library.add(file_of("other"), entries_of(b[None]))
+    library.tend()
+    assert bool(library.index_of("both")) == (index_rows == 500)
     found = find(library, Query(((a, 1.0),)), top=2)
     assert [one.clip for one in found] == ["still.mp4", "other.mp4"]
 
