@@ -10,7 +10,7 @@ both, picture or sound; both when left out) may be missing.
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from avchat.data import DataError, Pool, read_lines, retimed
-from avchat.encoders import Features, Inputs
+from avchat.encoders import Features
 from avchat.media import Media, MediaError, load_media
 from avchat.model import AVChat
 from avchat.patches import FRAMES, SIDE, PixelClip, pixel_clip
@@ -59,9 +59,12 @@ def captioned(
     )
 
 
-def world_batch(model: VLSA, pool: Pool, number: int, count: int) -> CaptionedClips:
-    """Make batch `number` of `count` clips of the world; each visit of a clip has another
-    caption.
+def world_batch(
+    model: VLSA, pool: Pool, number: int, count: int, stills: float = 0.0
+) -> CaptionedClips:
+    """Make batch `number` of `count` clips of the world; each visit of a clip has another caption.
+
+    Args: stills: part of the clips that keep one frame alone.
     """
     drawn, texts, of = [], [], []
     for k in range(number * count, (number + 1) * count):
@@ -71,7 +74,14 @@ def world_batch(model: VLSA, pool: Pool, number: int, count: int) -> CaptionedCl
         of.append(str(rng.choice(ABOUT, p=ABOUT_OFTEN)))
         texts.append(caption(lesson.scene, rng, of[-1]).text)
         drawn.append((clip, lesson))
-    return captioned(model, [retimed(clip, 1, 0.0) for clip in pool.features(drawn)], texts, of)
+    clips = [retimed(clip, 1, 0.0) for clip in pool.features(drawn)]
+    rng = np.random.default_rng([16, pool.seed, number])
+    for k, clip in enumerate(clips):
+        if rng.random() < stills and clip.visual is not None:
+            frame = int(rng.integers(len(clip.visual)))
+            time_s = clip.frame_times_s[frame]
+            clips[k] = replace(clip, visual=clip.visual[frame][None], frame_times_s=(time_s,))
+    return captioned(model, clips, texts, of)
 
 
 def read_captions(path: Path) -> list[CaptionedFile]:
@@ -99,25 +109,35 @@ def _captioned_file(path: Path, number: int, row: dict[str, Any]) -> CaptionedFi
 
 
 def file_batch(
-    model: VLSA, chat: AVChat | None, files: list[CaptionedFile], size: int, seed: int, number: int
+    model: VLSA,
+    chat: AVChat | None,
+    files: list[CaptionedFile],
+    size: int,
+    seed: int,
+    number: int,
+    stills: float = 0.0,
 ) -> CaptionedClips:
     """Make batch `number` of the user's clips: each epoch is a fresh shuffle.
 
     Args:
         chat: the model whose encoders see and hear; None where patches are pixels.
+        stills: part of the clips that keep one frame alone.
     """
     chosen = []
     for position in range(number * size, (number + 1) * size):
         epoch, index = divmod(position, len(files))
         chosen.append(files[np.random.default_rng([seed, epoch]).permutation(len(files))[index]])
-    clips = [
-        pixel_clip(_load(x, FRAMES, SIDE)) if chat is None else _inputs(chat, x) for x in chosen
-    ]
+    rng = np.random.default_rng([16, seed, number])
+    frames, side = (FRAMES, SIDE) if chat is None else (chat.config.frames, None)
+    clips = []
+    for file in chosen:
+        media = _load(file, frames, side)
+        if rng.random() < stills and len(media.frames):
+            kept = [int(rng.integers(len(media.frames)))]
+            times = media.frame_times_s[kept]
+            media = replace(media, frames=media.frames[kept], frame_times_s=times)
+        clips.append(pixel_clip(media) if chat is None else chat.prepare(media))
     return captioned(model, clips, [x.caption for x in chosen], [x.of for x in chosen])
-
-
-def _inputs(chat: AVChat, file: CaptionedFile) -> Inputs:
-    return chat.prepare(_load(file, chat.config.frames, None))
 
 
 def _load(file: CaptionedFile, frames: int, size: int | None) -> Media:

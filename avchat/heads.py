@@ -90,15 +90,19 @@ def load_head(name: str, kind: Kind = "vlsa") -> Head:
     """Load a head by the name of its model, a folder or a Hub id; HeadError where it cannot be."""
     if kind == "siglip":
         return SiglipHead(name)
-    folder = BUNDLED / name
-    if not folder.is_dir():
-        if name in PRESETS:
-            raise HeadError(
-                f"no lookup head called {name} comes with this package: train one "
-                "(train/vlsa.py) and name its folder with --model"
-            )
-        folder = find_checkpoint(name)
-    return VlsaHead(name, VLSA.from_pretrained(folder))
+    return VlsaHead(name, VLSA.from_pretrained(find_head(name)))
+
+
+def find_head(name: str) -> Path:
+    """Find the folder of a bundled VLSA head, a folder or a Hub id; HeadError if there is none."""
+    if (BUNDLED / name).is_dir():
+        return BUNDLED / name
+    if name in PRESETS:
+        raise HeadError(
+            f"no lookup head called {name} comes with this package: train one "
+            "(train/vlsa.py) and name its folder with --model"
+        )
+    return find_checkpoint(name)
 
 
 class VlsaHead:

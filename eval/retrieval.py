@@ -6,7 +6,8 @@ decoded, found.
 Two galleries are drawn: "clips", with captions of picture and sound that are each true of one clip
 alone, and "sounds", with captions of sound tracks that are each unlike all others. All six
 directions between text, picture and sound are measured, and text against picture and sound encoded
-together ("clip"), with the same head deafened beside it. Raw cosine; nothing is re-weighted over
+together ("clip"), with the same head deafened beside it; and whether one frame finds the picture
+that it is from. Raw cosine; nothing is re-weighted over
 the queries. Intervals: 95 %, bootstrap over queries. Last, where the head has a threshold on the
 cosine: how often it keeps a clip that a caption is true of, and refuses a caption true of none.
 
@@ -57,12 +58,12 @@ class Retrieval:
 def main(run: Retrieval) -> None:
     """Render, embed, rank, print."""
     head = load_head(run.model)
-    both = embed(head, run, "both")
-    gallery, full, _ = embed(head, run, "sound")
-    directions = measure(head, *both) | measure_sounds(head, gallery, full)
+    gallery, both = embed(head, run, "both")
+    directions = measure(head, gallery, both)
+    directions |= measure_sounds(head, *embed(head, run, "sound"))
     report = {"model": run.model, "seed": run.seed, "directions": directions}
     if run.calibrate or head.threshold is not None:
-        right, wrong = likeness(head, both[0], both[1], run.seed)
+        right, wrong = likeness(head, gallery, both["full"], run.seed)
         threshold = float(np.quantile(right, 1 - KEEP)) if run.calibrate else head.threshold
         report["threshold"] = {
             "cosine": threshold,
@@ -74,33 +75,33 @@ def main(run: Retrieval) -> None:
     print(json.dumps(report) if run.json else table(report))
 
 
-def embed(
-    head: VlsaHead, run: Retrieval, about: str
-) -> tuple[Gallery, list[Vectors], list[Vectors]]:
-    """Render a gallery to files, decode them, embed them; and once more without their sound."""
+def embed(head: VlsaHead, run: Retrieval, about: str) -> tuple[Gallery, dict[str, list[Vectors]]]:
+    """Render a gallery to files, decode them, embed them: in full, deafened, and one frame each."""
     gallery = draw_gallery(run.seed, run.clips, about)
-    full, deaf = [], []
+    found: dict[str, list[Vectors]] = {"full": [], "deafened": [], "frame": []}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         for scene, _ in tqdm(gallery, desc=f"gallery: {about}", disable=not sys.stderr.isatty()):
             write_clip(scene, path)
             media = load_media(path, frames=head.frames, size=head.size)
-            full += head.clips([media])
-            deaf += head.clips([without_sound(media)])
-    return gallery, full, deaf
+            deaf = replace(media, waveform=media.waveform[:0], has_audio=False)
+            for name, one in (("full", media), ("deafened", deaf), ("frame", middle_of(deaf))):
+                found[name] += head.clips([one])
+    return gallery, found
 
 
-def without_sound(media: Media) -> Media:
-    """Take the sound track away."""
-    return replace(media, waveform=media.waveform[:0], has_audio=False)
+def middle_of(media: Media) -> Media:
+    """Keep the middle frame alone."""
+    kept = [len(media.frames) // 2]
+    return replace(media, frames=media.frames[kept], frame_times_s=media.frame_times_s[kept])
 
 
-def measure(head: VlsaHead, gallery: Gallery, full: list[Vectors], deaf: list[Vectors]) -> dict:
+def measure(head: VlsaHead, gallery: Gallery, made: dict[str, list[Vectors]]) -> dict:
     """Measure what a caption of picture and sound finds, and what finds it."""
     texts = head.texts([line.text for _, line in gallery])
-    clips, pictures = stack(full, "both"), stack(full, "picture")
+    clips, pictures = stack(made["full"], "both"), stack(made["full"], "picture")
     # every caption of this gallery says something about the sound
-    deafened = stack(deaf, "both")
+    deafened = stack(made["deafened"], "both")
     found = {
         "text to clip": score(texts @ clips.T),
         "text to clip, deafened": score(texts @ deafened.T),
@@ -111,16 +112,17 @@ def measure(head: VlsaHead, gallery: Gallery, full: list[Vectors], deaf: list[Ve
     )
     found["text to picture"] = score(texts @ pictures.T, seen)
     found["picture to text"] = score(pictures @ texts.T, seen.T)
-    sounds = stack(full, "sound")
+    sounds = stack(made["full"], "sound")
     return found | {
+        "frame to picture": score(stack(made["frame"], "picture") @ pictures.T),
         "picture to sound": score(pictures @ sounds.T),
         "sound to picture": score(sounds @ pictures.T),
     }
 
 
-def measure_sounds(head: VlsaHead, gallery: Gallery, full: list[Vectors]) -> dict:
+def measure_sounds(head: VlsaHead, gallery: Gallery, made: dict[str, list[Vectors]]) -> dict:
     """Measure what a caption of the sound finds, and what finds it."""
-    texts, sounds = head.texts([line.text for _, line in gallery]), stack(full, "sound")
+    texts, sounds = head.texts([line.text for _, line in gallery]), stack(made["full"], "sound")
     return {"text to sound": score(texts @ sounds.T), "sound to text": score(sounds @ texts.T)}
 
 

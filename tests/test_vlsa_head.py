@@ -11,9 +11,9 @@ import pytest
 import torch
 from small import SMALL_HEAD, TIMELINE_CONFIG, TOKENIZER, small_head
 
-from avchat.captions import read_captions
+from avchat.captions import read_captions, world_batch
 from avchat.config import ConfigError
-from avchat.data import DataError
+from avchat.data import DataError, Pool
 from avchat.heads import HeadError, VlsaHead
 from avchat.media import load_media
 from avchat.metrics import ranks, retrieval
@@ -100,7 +100,43 @@ def test_a_head_is_trained_on_a_manifest(chat: Path, tmp_path: Path, kind: str) 
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "audio_text" in done.stderr and "video_text" not in done.stderr
-    assert VLSA.from_pretrained(tmp_path / "run" / "model").config.kind == kind
+    first = VLSA.from_pretrained(tmp_path / "run" / "model")
+    assert first.config.kind == kind
+    if kind == "features":
+        go_on_with(first, run, tmp_path)
+
+
+def go_on_with(first: VLSA, run: list[str], folder: Path) -> None:
+    """Train the head that a run made further, on another pair and single frames."""
+    run = [*run, "--head", str(folder / "run" / "model"), "--output", str(folder / "second")]
+    run += ["--video-text", "--stills", "1", "--lr", "1e-9"]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "video_text" in done.stderr, done.stderr[-2000:]
+    second = VLSA.from_pretrained(folder / "second" / "model")
+    assert second.config == replace(first.config, video_text=True)
+    kept = {name: x for name, x in first.state_dict().items() if not name.startswith("matchers.")}
+    for name, weight in kept.items():  # hardly changed at this rate: it did not begin anew
+        assert torch.allclose(weight, second.state_dict()[name], atol=1e-5), name
+    torch.manual_seed(5)
+    AVChat.from_config(TIMELINE_CONFIG, TOKENIZER).save_pretrained(folder / "other")
+    done = subprocess.run(
+        [*run, "--init", str(folder / "other")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "was trained on other encoders" in done.stderr
+
+
+def test_some_clips_of_a_batch_keep_one_frame_alone() -> None:
+    model = AVChat.from_pretrained("tiny")
+    pool = Pool(model, 8, 0)
+    whole = world_batch(small_head(), pool, 0, 8)
+    part = world_batch(small_head(), pool, 0, 8, stills=0.5)
+    assert torch.equal(whole.ids, part.ids)
+    lengths = [(len(a.visual), len(b.visual)) for a, b in zip(whole.clips, part.clips, strict=True)]
+    assert {b for _, b in lengths} == {1, model.config.frames} and all(a > 1 for a, _ in lengths)
+    for a, b in zip(whole.clips, part.clips, strict=True):
+        place = a.frame_times_s.index(b.frame_times_s[0])
+        assert torch.equal(b.visual, a.visual[place : place + len(b.visual)])
+        assert torch.equal(a.audio, b.audio)
 
 
 # Measures ---------------------------------------------------------------------------------------

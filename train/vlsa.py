@@ -7,7 +7,8 @@ With `--kind features` (ours, for use) the patches are what the frozen encoders 
 by `--init` saw and heard, and the head begins with that model's projectors. With `--kind pixels`
 (the paper) they are pixels and spectrograms. A manifest holds one captioned clip a line, see
 avchat/captions.py. Negatives are the other clips of the step on all ranks, so `--batch` matters;
-`--accumulate` does not add any.
+`--accumulate` does not add any. `--head` goes on with a trained head, of your own or the bundled
+one.
 """
 
 import sys
@@ -23,6 +24,7 @@ from avchat.captions import file_batch, read_captions, world_batch
 from avchat.config import ModelError, VLSAConfig
 from avchat.data import DataError, Pool
 from avchat.encoders import Inputs, encode
+from avchat.heads import find_head
 from avchat.language import load_tokenizer
 from avchat.model import AVChat
 from avchat.saved import fingerprint
@@ -62,6 +64,12 @@ class TrainVLSA(RunConfig):
     """Model whose encoders are used: preset, folder or Hub id (with --tiny the bundled one)."""
     base: str = ""
     """Name to write down for that model (default: init)."""
+    head: str = ""
+    """Trained head to begin with, on the same encoders: a name, a folder or a Hub id. Kind and
+    sizes are its own."""
+    stills: float = 0.0
+    """Part of the clips that keep one frame alone, so that a picture finds the clip that it is
+    from (ours)."""
     kind: Literal["features", "pixels"] = "features"
     tokenizer: str = "google-bert/bert-base-uncased"
     """With --kind pixels: folder or Hub id of a tokenizer (P2: BERT's)."""
@@ -104,20 +112,8 @@ class Lookup(nn.Module):
 
 def configure(run: TrainVLSA, chat: AVChat | None, vocab_size: int) -> VLSAConfig:
     """Put the config of the head together."""
-    config = TINY if run.tiny else VLSAConfig()
-    config = replace(
-        config,
-        kind=run.kind,
-        vocab_size=vocab_size,
-        weight_global=run.weight_global,
-        local=run.local,
-        audio_global=run.audio_global,
-        video_text=run.video_text or run.tiny,
-        clip_text=run.clip_text or run.tiny,
-        hard_negatives=run.hard_negatives,
-        masked_global=run.masked_global and not run.tiny,
-        learn_temperature=run.learn_temperature,
-    )
+    config = with_losses(TINY if run.tiny else VLSAConfig(), run)
+    config = replace(config, kind=run.kind, vocab_size=vocab_size)
     if chat is None:
         return config
     projector = chat.config.projector
@@ -133,6 +129,21 @@ def configure(run: TrainVLSA, chat: AVChat | None, vocab_size: int) -> VLSAConfi
         num_patches=chat.vision.num_patches,
         frames=chat.config.frames,
         width=chat.visual_projector.width_out if run.tiny else config.width,
+    )
+
+
+def with_losses(config: VLSAConfig, run: TrainVLSA) -> VLSAConfig:
+    """Give a config the losses that are asked for."""
+    return replace(
+        config,
+        weight_global=run.weight_global,
+        local=run.local,
+        audio_global=run.audio_global,
+        video_text=run.video_text or run.tiny,
+        clip_text=run.clip_text or run.tiny,
+        hard_negatives=run.hard_negatives,
+        masked_global=run.masked_global and not run.tiny,
+        learn_temperature=run.learn_temperature,
     )
 
 
@@ -157,26 +168,50 @@ def begin(config: VLSAConfig, chat: AVChat | None, run: TrainVLSA) -> VLSA:
     return head
 
 
+def go_on(run: TrainVLSA, chat: AVChat | None) -> VLSA:
+    """Take a trained head, with the losses that are asked for; DataError where it does not fit."""
+    trained = VLSA.from_pretrained(find_head(run.head))
+    if trained.config.kind != run.kind:
+        raise DataError(f"{run.head}: its patches are {trained.config.kind}, not {run.kind}")
+    if chat and trained.config.base_fingerprint != fingerprint(encoder_weights(chat)):
+        raise DataError(
+            f"{run.head}: was trained on other encoders than those of {run.init or 'tiny'}; name "
+            f"with --init the model that has them ({trained.config.base})"
+        )
+    config = replace(with_losses(trained.config, run), threshold=None)
+    head = VLSA(config, trained.tokenizer)
+    odd = head.load_state_dict(trained.state_dict(), strict=False)
+    differing = {name.split(".")[0] for name in (*odd.missing_keys, *odd.unexpected_keys)}
+    assert differing <= {"matchers"}, "all but the pairs that are matched is the same"
+    return head
+
+
 def main(run: TrainVLSA) -> None:
     """Train on the world or on a manifest."""
     if not run.tiny and not run.data:
         raise DataError("give --data, a manifest of captioned clips, or --tiny")
     if run.tiny and run.kind == "pixels":
         raise DataError("--tiny trains on features; --kind pixels needs --data")
+    if not 0 <= run.stills <= 1:
+        raise DataError(f"--stills {run.stills:g}: must be a part, 0 to 1")
     torch.manual_seed(run.seed)
     chat = None
     if run.kind == "features":
         chat = AVChat.from_pretrained(run.init or "tiny")
         chat.requires_grad_(False)
     tokens = chat.tokenizer if chat is not None else load_tokenizer(run.tokenizer)
-    head = begin(configure(run, chat, len(tokens)), chat, run)
+    if run.head:
+        head = go_on(run, chat)
+    else:
+        head = begin(configure(run, chat, len(tokens)), chat, run)
     pool = Pool(chat, run.pool, run.seed) if run.tiny else None
     files = [] if run.tiny else read_captions(run.data)
 
     def batch_at(number: int) -> Batch:
         if pool is not None:
-            return Batch(world_batch(head, pool, number, run.batch), run.batch)
-        return Batch(file_batch(head, chat, files, run.batch, run.seed, number), run.batch)
+            return Batch(world_batch(head, pool, number, run.batch, run.stills), run.batch)
+        batch = file_batch(head, chat, files, run.batch, run.seed, number, run.stills)
+        return Batch(batch, run.batch)
 
     trained = [p for p in head.parameters() if p.requires_grad]
     if fit(run, Lookup(head, chat), [{"params": trained}], batch_at):
