@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SEED = 20261125
+SEED = 20261126
 HEAD = os.environ.get("AVCHAT_HEAD", "tiny")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
