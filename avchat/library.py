@@ -148,6 +148,10 @@ class Library:
                 found[row["hash"]] = replace(file, windows=file.windows + 1)
         return found
 
+    def holds(self, path: str) -> bool:
+        """Tell whether it has a file, or any file of a folder."""
+        return self._commit(lambda: self.table.count_rows(inside(path))) > 0
+
     def moved(self, hash: str, path: str, mtime_s: float) -> None:
         """Note that a file is elsewhere now, or has another date."""
         values = {"path": path, "clip": Path(path).name, "mtime_s": mtime_s}

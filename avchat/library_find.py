@@ -22,7 +22,7 @@ __all__ = ["Filters", "Found", "Query", "find"]
 
 RANK_OFFSET = 60  # k of reciprocal rank fusion, as in Cormack, Clarke and Buettcher 2009
 UNWANTED = 0.5  # how much of the likeness to what is not wanted is taken off: our choice
-FOLD = 0.98  # cosine of `both` from which two windows show the same: our choice
+FOLD = 0.99  # cosine in each sense from which two windows show and sound the same: our choice
 CANDIDATES = 3  # windows fetched for each that is wanted, as some are folded; at least:
 MIN_CANDIDATES = 32
 COLUMNS = ["hash", "path", "start_s", "end_s", *SENSES]
@@ -102,8 +102,9 @@ def find(
 
     Windows whose mean cosine with what is wanted is below `threshold` do not fit, unless words of
     the query are in their transcript: an empty list says that there is no good match. Windows that
-    overlap a better one of their file, or are as like one as `fold`, are left out. `exact` scans
-    all vectors. Raises LibraryError when the library cannot be read or the query is empty.
+    overlap a better one of their file, or are in each sense as like one as `fold`, are left out.
+    `exact` scans all vectors. Raises LibraryError when the library cannot be read or the query is
+    empty.
     """
     if not query.wanted and not query.text.strip():
         raise LibraryError("the query is empty")
@@ -249,8 +250,10 @@ def same_moment(a: dict, b: dict) -> bool:
 
 
 def alike(a: dict, b: dict, fold: float) -> bool:
-    """Tell whether two windows show and sound nearly the same."""
-    return float(np.dot(a["both"], b["both"])) >= fold
+    """Tell whether two windows show and sound nearly the same: in each sense that they have."""
+    if any((a[sense] is None) != (b[sense] is None) for sense in SENSES):
+        return False
+    return all(float(np.dot(a[s], b[s])) >= fold for s in SENSES if a[s] is not None)
 
 
 def as_found(query: Query, window: _Window, fused: bool) -> Found:

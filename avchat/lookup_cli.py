@@ -5,6 +5,7 @@ Heavy imports stay inside the verbs.
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -65,6 +66,9 @@ several times"""
     """how many to list at most"""
     threshold: Annotated[float | None, arg(metavar="COSINE")] = None
     """what fits less is no match; left out, the head's own for texts, if it has one, else none"""
+    fold: Annotated[float | None, arg(metavar="COSINE")] = None
+    """windows as alike as this, in picture and in sound, are listed once, the best; left out, \
+0.99; 1 lists all"""
     model: str | None = None
     """where the library's head is now, if it is no longer where it was"""
     json: bool = False
@@ -113,6 +117,7 @@ def find(verb: Find) -> None:
     check(verb)
     with one_line(), contextlib.redirect_stdout(sys.stderr):
         from avchat.library import Library
+        from avchat.library_find import FOLD
         from avchat.library_find import find as look_up
 
         library = Library.open(verb.library)
@@ -132,8 +137,11 @@ def find(verb: Find) -> None:
             threshold = verb.threshold
             if threshold is None and not (verb.sound or verb.clip or verb.image):
                 threshold = head.threshold  # measured on texts
-            found = look_up(library, asked, limits, top=verb.top, threshold=threshold)
-            if not found:
+            fold = FOLD if verb.fold is None else verb.fold if verb.fold < 1 else float("inf")
+            found = look_up(library, asked, limits, top=verb.top, threshold=threshold, fold=fold)
+            if not found and limits.folder and not library.holds(limits.folder):
+                say(f"note: no file of the library is in {limits.folder}")
+            elif not found:
                 say("note: no good match")
     for one in found:
         if one.missing:
@@ -162,9 +170,12 @@ def check(verb: Find) -> None:
         raise InputError("the query is empty")
     if verb.text is None and not given:
         raise InputError("the query is empty: give TEXT, --sound, --clip or --image")
-    if verb.top < 1:
-        raise InputError(f"--top must be at least 1, not {verb.top}")
-    weights(verb)
+    if not all(text.strip() for text in verb.unwanted):
+        raise InputError("--not is empty")
+    check_numbers(verb)
+    odd = [name for name, value in weights(verb).items() if value != 1 and not vars(verb)[name]]
+    if odd:
+        raise InputError(f"--weight {odd[0]}: there is no {odd[0]} in the query to weigh")
     for name in sorted(given):
         with one_line():
             info = probe(files[name], isolate=True)
@@ -174,6 +185,23 @@ def check(verb: Find) -> None:
         sees = name == "image" or (name == "clip" and sense_of(verb) == "picture")
         if sees and not info.has_video:
             raise InputError(f"{files[name].name}: there is no picture in this file to look for")
+
+
+def check_numbers(verb: Find) -> None:
+    """Raise InputError where a number makes no sense; what is not a number is below nothing."""
+    if verb.top < 1:
+        raise InputError(f"--top must be at least 1, not {verb.top}")
+    if verb.threshold is not None and verb.threshold != verb.threshold:
+        raise InputError("--threshold nan: must be a number")
+    if verb.fold is not None and not 0 < verb.fold <= 1:
+        raise InputError(f"--fold {verb.fold:g}: must be a cosine above 0, 1 at most")
+    for flag, value in (("--min-length", verb.min_length), ("--max-length", verb.max_length)):
+        if value is not None and not 0 <= value < float("inf"):
+            raise InputError(f"{flag} {value:g}: must be a number of seconds")
+    if None not in (verb.min_length, verb.max_length) and verb.min_length > verb.max_length:
+        raise InputError(
+            f"no file is at least {verb.min_length:g} s and at most {verb.max_length:g} s"
+        )
 
 
 def sense_of(verb: Find) -> "Sense":
@@ -206,7 +234,7 @@ def filters(verb: Find) -> "Filters":
     from avchat.library_find import Filters
 
     return Filters(
-        folder=None if verb.folder is None else str(Path(verb.folder).absolute()),
+        folder=None if verb.folder is None else os.path.abspath(verb.folder),
         min_length_s=verb.min_length,
         max_length_s=verb.max_length,
         has_sound=True if verb.has_sound else None,
@@ -254,7 +282,8 @@ def library(verb: LibraryVerb) -> None:
         from avchat.library import Library
 
         if bool(verb.paths) != (verb.action == "remove"):
-            raise InputError("paths go with remove: avchat library remove PATH... --library DIR")
+            needs = "remove needs paths" if verb.action == "remove" else "paths go with remove"
+            raise InputError(f"{needs}: avchat library remove PATH... --library DIR")
         opened = Library.open(verb.library)
         answer = ACTIONS[verb.action](verb, opened)
     if verb.json:
@@ -262,10 +291,20 @@ def library(verb: LibraryVerb) -> None:
     elif isinstance(answer, list):
         for file in answer:
             gone = "  (missing)" if file["missing"] else ""
-            print(f"{file['duration_s']:8.1f} s  {file['windows']:5d}  {file['path']}{gone}")
+            path = file["path"].replace("\n", "\\n")  # a line a file
+            print(f"{file['duration_s']:8.1f} s  {file['windows']:5d}  {path}{gone}")
     else:
         for name, value in answer.items():
-            print(f"{name}: {value}")
+            print(f"{name}: {plain(value)}")
+
+
+def plain(value: object) -> str:
+    """Write a value of a library's statistics for people."""
+    if isinstance(value, dict):
+        return " ".join(map(plain, value.values()))
+    if isinstance(value, list):
+        return ", ".join(map(plain, value)) or "nothing yet"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def listed(verb: LibraryVerb, opened: "Library") -> list[dict]:
@@ -276,7 +315,7 @@ def listed(verb: LibraryVerb, opened: "Library") -> list[dict]:
 
 def remove(verb: LibraryVerb, opened: "Library") -> dict:
     """Forget files and folders."""
-    count = opened.remove(str(Path(path).absolute()) for path in verb.paths)
+    count = opened.remove(os.path.abspath(path) for path in verb.paths)
     if not count:
         raise InputError(f"{verb.library}: no file at {', '.join(verb.paths)} in this library")
     return {"removed": count}

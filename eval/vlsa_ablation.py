@@ -206,9 +206,7 @@ def fit(run: Ablation, head: VLSA, batches: Any, steps: int) -> None:
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * schedule(step, steps, 0.05)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = head(batches(step)).total / run.batch
-        loss.backward()
+        (head(batches(step)).total / run.batch).backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

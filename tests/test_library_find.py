@@ -170,6 +170,16 @@ def test_near_duplicates_and_overlapping_windows_are_folded(tmp_path: Path) -> N
     assert [one.clip for one in find(library, query, fold=2.0)][:2] == ["film.mp4", "copy.mp4"]
 
 
+def test_clips_that_differ_in_one_sense_are_not_folded(tmp_path: Path) -> None:
+    library = new(tmp_path / "lib")
+    a, b, c = units(np.random.default_rng(0), 3)
+    library.add(file_of("bark"), [Entry(0, 4, a, b, a)])
+    library.add(file_of("meow"), [Entry(0, 4, a, c, a)])
+    library.add(file_of("mute"), [Entry(0, 4, a, None, a)])
+    found = {one.clip for one in find(library, Query(((a, 1.0),)))}
+    assert found == {"bark.mp4", "meow.mp4", "mute.mp4"}
+
+
 @pytest.mark.parametrize("index_rows", [20_000, 500])
 def test_folding_does_not_eat_the_answer(index_rows: int, tmp_path: Path) -> None:
     """A thousand windows of one still scene: the next other clip is found behind them."""

@@ -219,6 +219,19 @@ def test_a_file_deleted_after_indexing_is_found_and_said(
     assert code == 2 and "no file at" in stderr
 
 
+def test_a_folder_of_the_library_is_found_however_it_is_written(
+    clips: Path, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = found(capsys, "a circle", "--library", library, "--folder", clips, "--fold", 1)
+    assert len(here) == 6
+    wound = clips / ".." / clips.name
+    assert found(capsys, "a circle", "--library", library, "--folder", wound, "--fold", 1) == here
+    words = ["find", "a circle", "--library", library, "--folder", clips / "typo"]
+    code, stdout, stderr = run(capsys, *words)
+    assert (code, stdout) == (0, "")
+    assert f"no file of the library is in {clips / 'typo'}" in stderr
+
+
 BAD = [
     (["index", "--library", "LIB"], "nothing to index"),
     (["index", "CLIPS", "nowhere", "--library", "LIB"], "nowhere: no such file"),
@@ -238,6 +251,16 @@ BAD = [
     (["find", "dog", "--library", "LIB", "--top", "0"], "--top"),
     (["find", "dog", "--library", "LIB", "--weight", "nose=2"], "--weight nose=2"),
     (["find", "dog", "--library", "LIB", "--weight", "text=-1"], "above 0"),
+    (["find", "dog", "--library", "LIB", "--weight", "sound=2"], "no sound in the query to weigh"),
+    (["find", "dog", "--library", "LIB", "--not", " "], "--not is empty"),
+    (["find", "dog", "--library", "LIB", "--threshold", "nan"], "--threshold nan"),
+    (["find", "dog", "--library", "LIB", "--fold", "7"], "--fold 7: must be a cosine"),
+    (["find", "dog", "--library", "LIB", "--min-length", "nan"], "--min-length nan"),
+    (["find", "dog", "--library", "LIB", "--max-length", "inf"], "--max-length inf"),
+    (
+        ["find", "dog", "--library", "LIB", "--min-length", "5", "--max-length", "2"],
+        "no file is at least 5 s and at most 2 s",
+    ),
     (["find", "dog", "--library", "LIB", "--after", "soon"], "--after soon"),
     (["find", "dog", "--library", "LIB", "--sense", "sound"], "hears nothing"),
     (["find", "--sound", "SILENT", "--library", "LIB"], "there is no sound in this file"),
