@@ -15,6 +15,7 @@ from threading import Event
 from time import perf_counter
 from typing import Protocol
 
+from avchat.container import check_ordinary
 from avchat.heads import Head, sha256_of
 from avchat.library import Entry, File, Library
 from avchat.media import Media, MediaError, MediaInfo, probe
@@ -261,6 +262,7 @@ class _Run:
 
     def look_at(self, path: Path) -> Iterator[_Batch | str]:
         """Yield what a file needs: `unchanged`, `moved`, or its windows in batches."""
+        check_ordinary(path)  # to hash a pipe is to wait for ever
         stat = path.stat()
         if is_as_indexed(stat, self.at_path.get(str(path))):
             yield "unchanged"

@@ -1,8 +1,10 @@
 """Indexing real files: windows and times, what is skipped, what fails, stopping and going on."""
 
 import io
+import os
 import re
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -47,6 +49,25 @@ def open_new(folder: Path, head: SiglipHead) -> Library:
     return Library.open(
         folder, head_name=head.name, fingerprint=head.fingerprint, width=head.width, create=True
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and links")
+@pytest.mark.timeout(60)
+def test_a_pipe_and_a_link_to_nothing_are_failures_that_stop_nothing(
+    films: Path, head: SiglipHead, tmp_path: Path
+) -> None:
+    (tmp_path / "films").mkdir()
+    shutil.copy(films / "one.mp4", tmp_path / "films")
+    os.mkfifo(tmp_path / "films" / "pipe.mp4")  # nobody writes: opening it would wait for ever
+    (tmp_path / "films" / "link.mp4").symlink_to("nowhere.mp4")
+    (tmp_path / "films" / "loop").symlink_to(".")
+    report = index([tmp_path / "films"], open_new(tmp_path / "lib", head), head, CUT)
+    assert report.added == 1
+    reasons = {Path(failure.path).name: failure.reason for failure in report.failed}
+    assert reasons == {
+        "pipe.mp4": "pipe.mp4: not an ordinary file",
+        "link.mp4": "link.mp4: no such file",
+    }
 
 
 def test_a_folder_is_indexed_then_skipped_then_followed(
