@@ -191,8 +191,9 @@ def absolute(model: str) -> str:
 
 def go_round(account: Account, order: Order, tell: Callable[[], None]) -> None:
     """Give out all that is to do, once, and write what comes back, also when stopped."""
-    # Beside this process, or beside what stands for it at the other end of ray://.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # Beside this process, or beside what stands for it at the other end of ray://. Not `soft`: that
+    # put every other lead on another machine, whose end was then the end of the run.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # One thread waits for Ray Data, the others answer the workers.
     leads = ray.remote(num_cpus=0, max_concurrency=8, scheduling_strategy=here)(Lead)
     lead = leads.remote(sorted(account.todo), order, account.known)

@@ -201,6 +201,7 @@ def test_a_node_that_goes_down_loses_and_doubles_nothing(
     report = run(nodes, clips, library, head, pull_the_plug)
     assert gone and (report.added, report.unchanged, len(report.failed)) == (CLIPS, 0, 1)
     assert_same_content(library, here)
+    nodes.wait_for_nodes(60)  # until the cluster knows it, too: the next test needs all that it has
 
 
 def opened_by(path: Path, process: int) -> bool:
