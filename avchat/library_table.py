@@ -173,8 +173,8 @@ def num_cells(vectors: int) -> int:
 def num_probes(cells: int) -> int:
     """Choose in how many cells, the nearest ones, a question is looked up.
 
-    Our choice: least for which recall@10 is .98 at 20,000 to 1,000,000 vectors of no structure but
-    their covariance (EXPERIMENTS.md, Lookup speed).
+    Our choice: enough for a recall@10 of .98 at 20,000 to 1,000,000 vectors of no structure but
+    their covariance (EXPERIMENTS.md, A library of a million windows).
     """
     return min(cells, round(PROBES * cells ** (1 / 3)))
 

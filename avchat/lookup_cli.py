@@ -5,6 +5,7 @@ Heavy imports stay inside the verbs.
 
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -188,10 +189,10 @@ def check(verb: Find) -> None:
 
 
 def check_numbers(verb: Find) -> None:
-    """Raise InputError where a number makes no sense; what is not a number is below nothing."""
+    """Raise InputError where a number makes no sense."""
     if verb.top < 1:
         raise InputError(f"--top must be at least 1, not {verb.top}")
-    if verb.threshold is not None and verb.threshold != verb.threshold:
+    if verb.threshold is not None and math.isnan(verb.threshold):
         raise InputError("--threshold nan: must be a number")
     if verb.fold is not None and not 0 < verb.fold <= 1:
         raise InputError(f"--fold {verb.fold:g}: must be a cosine above 0, 1 at most")

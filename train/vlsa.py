@@ -65,8 +65,8 @@ class TrainVLSA(RunConfig):
     base: str = ""
     """Name to write down for that model (default: init)."""
     head: str = ""
-    """Trained head to begin with, on the same encoders: a name, a folder or a Hub id. Kind and
-    sizes are its own."""
+    """Trained head to begin with, on the same encoders: a name, a folder or a Hub id. Sizes and
+    words are its own; it must be of `--kind`."""
     stills: float = 0.0
     """Part of the clips that keep one frame alone, so that a picture finds the clip that it is
     from (ours)."""
@@ -154,10 +154,12 @@ def encoder_weights(chat: AVChat) -> dict[str, torch.Tensor]:
     }
 
 
-def begin(config: VLSAConfig, chat: AVChat | None, run: TrainVLSA) -> VLSA:
+def begin(run: TrainVLSA, chat: AVChat | None) -> VLSA:
     """Build the head, with the projectors of the model where they fit."""
+    tokens = load_tokenizer(run.tokenizer) if chat is None else chat.tokenizer
+    config = configure(run, chat, len(tokens))
     if chat is None:
-        return VLSA(config, load_tokenizer(run.tokenizer))
+        return VLSA(config, tokens)
     head = VLSA(config, chat.tokenizer)
     if (
         config.width == chat.visual_projector.width_out
@@ -199,11 +201,7 @@ def main(run: TrainVLSA) -> None:
     if run.kind == "features":
         chat = AVChat.from_pretrained(run.init or "tiny")
         chat.requires_grad_(False)
-    tokens = chat.tokenizer if chat is not None else load_tokenizer(run.tokenizer)
-    if run.head:
-        head = go_on(run, chat)
-    else:
-        head = begin(configure(run, chat, len(tokens)), chat, run)
+    head = go_on(run, chat) if run.head else begin(run, chat)
     pool = Pool(chat, run.pool, run.seed) if run.tiny else None
     files = [] if run.tiny else read_captions(run.data)
 
