@@ -4,17 +4,19 @@ A fault stops a run or spoils what it measures; a note is worth a look. Every cl
 training decodes it; no encoder runs: a clip's media tokens follow from its times alone.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from avchat.captions import CaptionedFile, captioned_file
 from avchat.data import DataError, Sample, read_lines, sample_of
+from avchat.data_conversion import OURS, guess
 from avchat.data_report import Finding, Manifest, Report
 from avchat.data_split import digest
-from avchat.encoders import STATE_SAMPLES, Inputs, Sense
+from avchat.encoders import STATE_SAMPLES, Inputs
 from avchat.media import MediaError, load_media
 from avchat.model import AVChat
 from avchat.prompt import PromptError, check_budget
@@ -35,7 +37,7 @@ class Look:
 def read(path: Path, report: Report) -> Manifest:
     """Read a manifest of conversations or of captions; lines that cannot be used are faults."""
     samples, kinds = [], Counter()
-    for number, row in read_lines(path):
+    for number, row in rows_of(path):
         is_caption = "caption" in row and "messages" not in row
         kinds["captions" if is_caption else "conversations"] += 1
         try:
@@ -45,7 +47,23 @@ def read(path: Path, report: Report) -> Manifest:
     if len(kinds) != 1:
         what = "no samples" if not kinds else "conversations and captions in one file"
         raise DataError(f"{path}: {what}")
+    if kinds["captions"] == 1:
+        report.faults.append(Finding("few", str(path), "1 caption; matching needs at least two"))
     return Manifest(path, tuple(samples), "captions" in kinds)
+
+
+def rows_of(path: Path) -> list[tuple[int, dict]]:
+    """Read the lines of a manifest; DataError says how a file of another form becomes one."""
+    try:
+        return list(read_lines(path))
+    except DataError as error:
+        form = guess(path)
+        if form in ("", OURS):
+            raise
+        raise DataError(
+            f"{path}: this looks like {form}, not a manifest: avchat data convert {path} NEW.jsonl "
+            f"--from {form} --to avchat"
+        ) from error
 
 
 def key_of(sample: Sample | CaptionedFile) -> Key:
@@ -86,7 +104,7 @@ def check(
     keys = sorted({key_of(x) for one in report.manifests for x in one.samples}, key=str)
     keys = [key for key in keys if key[0] in there]
     looks = {}
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         seen = pool.map(lambda key: look(key, frames), keys)
         for done, (key, found) in enumerate(zip(keys, seen, strict=True), 1):
             looks[key] = found
@@ -114,11 +132,9 @@ def find_missing(report: Report) -> set[Path]:
             )
             report.faults.append(Finding("root", str(manifest.path), text))
             continue
-        for sample in manifest.samples:
-            if sample.media in lost:
-                report.faults.append(
-                    Finding("missing", place(manifest, sample), f"no such file: {sample.media}")
-                )
+        for path in sorted(lost):
+            where = place(manifest, [x for x in manifest.samples if x.media == path])
+            report.faults.append(Finding("missing", where, f"no such file: {path}"))
     return there
 
 
@@ -132,33 +148,36 @@ def other_root(manifest: Path, lost: set[Path]) -> Path | None:
     return next((at for at in folders if all((at / name).is_file() for name in names)), None)
 
 
-def place(manifest: Manifest, sample: Sample | CaptionedFile) -> str:
-    """Name a sample."""
-    return f"{manifest.path}, sample {sample.id}"
+def place(manifest: Manifest, samples: Sequence[Sample | CaptionedFile]) -> str:
+    """Name a sample, or the first of several."""
+    more = f" and {len(samples) - 1} more" if len(samples) > 1 else ""
+    return f"{manifest.path}, sample {samples[0].id}{more}"
 
 
 def check_clips(manifest: Manifest, looks: dict[Key, Look], report: Report) -> None:
     """Report clips that cannot be read, or lack the sense that a sample is about."""
-    warned = set()
+    about: dict[Key, list[Sample | CaptionedFile]] = {}
     for sample in manifest.samples:
-        found, where = looks.get(key_of(sample)), place(manifest, sample)
+        about.setdefault(key_of(sample), []).append(sample)
+    for key, samples in about.items():
+        found, where, name = looks.get(key), place(manifest, samples), key[0].name
         if found is None:
             continue
         if found.clip is None:
             report.faults.append(Finding("unreadable", where, found.fault))
             continue
-        sense = sample.sense if isinstance(sample, Sample) else sample.of
-        if lack := lacking(found.clip, sense):
-            text = f"{sample.media.name}: there is no {lack}, and the sample is about it alone"
-            report.faults.append(Finding(f"no {lack}", where, text))
-        if found.warnings and key_of(sample) not in warned:
-            warned.add(key_of(sample))
-            text = f"{sample.media.name}: {'; '.join(found.warnings)}"
+        for sample in samples:
+            if lack := lacking(found.clip, sample):
+                text = f"{name}: there is no {lack}, and the sample is about it alone"
+                report.faults.append(Finding(f"no {lack}", place(manifest, [sample]), text))
+        if found.warnings:
+            text = f"{name}: {'; '.join(found.warnings)}"
             report.notes.append(Finding("damaged", where, text))
 
 
-def lacking(clip: Inputs, sense: Sense | str) -> str:
-    """Tell which sense is asked for and not there; empty where all is well."""
+def lacking(clip: Inputs, sample: Sample | CaptionedFile) -> str:
+    """Tell which sense a sample is about that its clip lacks; empty where all is well."""
+    sense = sample.sense if isinstance(sample, Sample) else sample.of
     if sense == "sound" and not clip.num_states:
         return "sound"
     return "picture" if sense == "picture" and not clip.frame_times_s else ""
@@ -175,7 +194,7 @@ def check_twins(manifest: Manifest, report: Report) -> None:
     for sample in manifest.samples:
         said = sample.turns if isinstance(sample, Sample) else (sample.caption, sample.of)
         sense = sample.sense if isinstance(sample, Sample) else ""
-        where, key = place(manifest, sample), (*key_of(sample), sense, said)
+        where, key = place(manifest, [sample]), (*key_of(sample), sense, said)
         if key in first:
             report.notes.append(Finding("double", where, f"says the same as sample {first[key]}"))
         first.setdefault(key, sample.id)
@@ -206,21 +225,19 @@ def measure(
                 f"{media} media tokens + {len(row.ids) - media} text tokens + 1 are more than the "
                 f"model's context of {model.context}"
             )
-            report.faults.append(Finding("too long", place(manifest, sample), text))
+            report.faults.append(Finding("too long", place(manifest, [sample]), text))
 
 
 def check_leaks(report: Report, there: set[Path]) -> None:
     """Report clips that two manifests share, by content; files of unlike sizes are not read."""
-    sizes: dict[int, set[Path]] = defaultdict(set)  # of files -> manifests that hold one
-    for manifest in report.manifests:
-        for path in {sample.media for sample in manifest.samples} & there:
-            sizes[path.stat().st_size].add(manifest.path)
-    first: dict[str, tuple[Path, Path]] = {}
-    for manifest in report.manifests:
-        for path in sorted({sample.media for sample in manifest.samples} & there):
-            if len(sizes[path.stat().st_size]) < 2:
+    clips = [{sample.media for sample in one.samples} & there for one in report.manifests]
+    sizes = Counter(size for paths in clips for size in {path.stat().st_size for path in paths})
+    first: dict[str, tuple[int, Path]] = {}
+    for number, (manifest, paths) in enumerate(zip(report.manifests, clips, strict=True)):
+        for path in sorted(paths):
+            if sizes[path.stat().st_size] < 2:
                 continue
-            other, name = first.setdefault(digest(path), (manifest.path, path))
-            if other != manifest.path:
-                text = f"{path.name} is also in {other}, as {name.name}"
+            other, name = first.setdefault(digest(path), (number, path))
+            if other != number:
+                text = f"{path.name} is also in {report.manifests[other].path}, as {name.name}"
                 report.faults.append(Finding("shared", str(manifest.path), text))

@@ -11,7 +11,16 @@ from pathlib import Path
 from avchat.caption_tables import TABLES, read_captions_of
 from avchat.data import DataError, Sample, read_manifest
 from avchat.data_formats import FORMATS
-from avchat.data_rows import LeftOut, Place, Row, Tally, manifest_row, read_rows, write_rows
+from avchat.data_rows import (
+    LeftOut,
+    Place,
+    Row,
+    Tally,
+    manifest_row,
+    read_rows,
+    read_text,
+    write_rows,
+)
 
 OURS = "avchat"
 SOURCES = (OURS, *FORMATS, *TABLES)
@@ -27,15 +36,13 @@ def convert(
     those of the source.
     """
     check(source, target, read_as, write_as, root)
-    out = root if write_as != OURS else None
-    place = Place(out or target.parent)
+    exported = read_as == OURS != write_as  # the root is of the target's paths alone
+    place = Place(root if root and write_as != OURS else target.parent)
     if read_as in TABLES:
         tally = Tally()
         rows = read_captions_of(source, read_as, Place(root or source.parent), place, tally)
     else:
-        samples, tally = read_samples(
-            source, read_as, root if read_as != OURS or out is None else None
-        )
+        samples, tally = read_samples(source, read_as, None if exported else root)
         rows = write_samples(samples, write_as, place, tally)
     if not rows:
         raise DataError(f"{source}: nothing to carry over; {tally.line() or 'no samples'}")
@@ -67,11 +74,41 @@ def read_samples(source: Path, read_as: str, root: Path | None) -> tuple[list[Sa
             tally.left[str(reason)] += 1
             continue
         except DataError as error:
-            raise DataError(
-                f"{source}, sample {index + 1}: {error} (is this {read_as}?)"
-            ) from error
+            form = guess(source)
+            hint = "" if form in ("", read_as) else f"; this looks like {form}"
+            raise DataError(f"{source}, sample {index + 1}: {error}{hint}") from error
         tally.lost += one.lost
     return list(numbered(samples, tally)), tally
+
+
+def guess(path: Path) -> str:
+    """Guess the form of a file by what it names; empty where nothing fits."""
+    try:
+        text = read_text(path)
+        for table, words in TABLE_MARKS.items():
+            if all(word in text for word in words):
+                return table
+        row = next(iter(read_rows(path)), {})
+    except DataError:
+        return ""
+    return next((form for form, names in MARKS.items() if set(names) <= set(row)), "")
+
+
+TABLE_MARKS = {
+    "msrvtt": ('"videos"', '"sentences"'),
+    "audiocaps": ("audiocap_id,", "youtube_id,"),
+    "clotho": ("file_name,", "caption_5"),
+}
+# The keys that tell a form from those after it.
+MARKS = {
+    OURS: ("media",),
+    "video-chatgpt-raw": ("q", "a", "video_id"),
+    "video-salmonn-2-plus": ("use_audio", "conversations"),
+    "video-salmonn-2": ("video", "audio", "conversations"),
+    "videollama2": ("audio", "conversations"),
+    "llava": ("conversations",),
+    "ms-swift": ("messages",),
+}
 
 
 def numbered(samples: list[Sample], tally: Tally) -> Iterator[Sample]:

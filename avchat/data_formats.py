@@ -4,8 +4,8 @@ What the others leave unsaid, and our choice:
 - A file with an audio key alone is of the sense sound; an image, or a video of which the form does
   not say whether it is heard, is of both: a clip without sound says so by itself.
 - video-SALMONN-2 says it, by a path for the sound beside the video's, Plus by `use_audio`: a video
-  without it is of the sense picture. A sound whose name differs from the video's in the ending alone
-  is the video's own; with another name it is a second file, and a sample of ours has one.
+  without it is of the sense picture. A sound whose name is the video's but for the ending is the
+  video's own; any other is a second file, and a sample of ours has one.
 - A sample of a part of a file is left out where the form knows whole files alone: on the whole file
   its answers would be wrong.
 """
