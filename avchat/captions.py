@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from avchat.data import DataError, Pool, read_lines, retimed
+from avchat.data import DataError, Pool, check_part, read_lines, retimed
 from avchat.encoders import Features
 from avchat.media import Media, MediaError, load_media
 from avchat.model import AVChat
@@ -86,14 +86,16 @@ def world_batch(
 
 def read_captions(path: Path) -> list[CaptionedFile]:
     """Read a caption manifest; DataError names the file and the line that cannot be used."""
-    found = [_captioned_file(path, *numbered) for numbered in read_lines(path)]
+    found = [captioned_file(path, *numbered) for numbered in read_lines(path)]
     if len(found) < 2:
         raise DataError(f"{path}: {len(found)} captions; matching needs at least two")
     return found
 
 
-def _captioned_file(path: Path, number: int, row: dict[str, Any]) -> CaptionedFile:
+def captioned_file(path: Path, number: int, row: dict[str, Any]) -> CaptionedFile:
+    """Make a captioned file of one line of a manifest; DataError says what is wrong with it."""
     where = f"{path}, line {number}"
+    check_part(where, row)
     if not isinstance(row.get("caption"), str) or not row["caption"].strip():
         raise DataError(f"{where}: needs a caption, a text")
     if row.get("of", "both") not in ABOUT:

@@ -1,4 +1,5 @@
-"""The command line: `avchat chat | index | find | moments | library | world | doctor | demo`.
+"""The command line: `avchat chat | index | find | moments | library | data | world | doctor |
+demo`.
 
 A verb is a dataclass, from which tyro makes the flags and `--help`. Answers and JSON go to stdout,
 everything else to stderr. Exit codes: 0 done, 2 the input is at fault (one line that begins
@@ -23,7 +24,8 @@ import tyro
 from tqdm import tqdm
 from tyro.conf import Positional, arg, subcommand
 
-from avchat import index_cli, lookup_cli
+from avchat import data_cli, index_cli, lookup_cli
+from avchat.data_cli import Check, Convert, DataVerb, Split
 from avchat.index_cli import Index
 from avchat.input_error import InputError
 from avchat.lookup_cli import Find, LibraryVerb
@@ -106,6 +108,7 @@ Verb = (
     | Annotated[Find, subcommand("find")]
     | Annotated[LibraryVerb, subcommand("library")]
     | Annotated[Moments, subcommand("moments")]
+    | Annotated[DataVerb, subcommand("data", description=data_cli.__doc__)]
     | Annotated[World, subcommand("world")]
     | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Demo, subcommand("demo")]
@@ -331,6 +334,9 @@ RUN: dict[type, Callable[[Any], None]] = {
     Find: lookup_cli.find,
     LibraryVerb: lookup_cli.library,
     Moments: moments,
+    Check: data_cli.check,
+    Convert: data_cli.convert,
+    Split: data_cli.split,
     World: world,
     Doctor: doctor,
     Demo: demo,

@@ -243,9 +243,12 @@ def world_texts(clips: int, seed: int) -> list[str]:
     return texts
 
 
-def read_manifest(path: Path) -> list[Sample]:
-    """Read a manifest; DataError names the file and the line that cannot be used."""
-    samples = [_sample(path, *numbered) for numbered in read_lines(path)]
+def read_manifest(path: Path, root: Path | None = None) -> list[Sample]:
+    """Read a manifest; DataError names the file and the line that cannot be used.
+
+    Args: root: the folder that its paths are relative to; None for its own.
+    """
+    samples = [sample_of(path, *numbered, root) for numbered in read_lines(path)]
     if not samples:
         raise DataError(f"{path}: no samples")
     return samples
@@ -273,18 +276,28 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _sample(path: Path, number: int, row: dict[str, Any]) -> Sample:
+def sample_of(path: Path, number: int, row: dict[str, Any], root: Path | None = None) -> Sample:
+    """Make a sample of one line of a manifest; DataError says what is wrong with the line."""
     where = f"{path}, line {number}"
+    check_part(where, row)
     if row.get("sense", "both") not in SENSES:
         raise DataError(f"{where}: sense must be one of {', '.join(SENSES)}, not {row['sense']!r}")
     return Sample(
         id=str(row.get("id", number)),
-        media=path.parent / row["media"],
+        media=(root or path.parent) / row["media"],
         turns=_turns(where, row.get("messages")),
         start_s=row.get("start"),
         end_s=row.get("end"),
         sense=row.get("sense", "both"),
     )
+
+
+def check_part(where: str, row: dict[str, Any]) -> None:
+    """Raise DataError where start or end is no number of seconds."""
+    for name in ("start", "end"):
+        value = row.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise DataError(f"{where}: {name} must be a number of seconds, not {value!r}")
 
 
 def _turns(where: str, messages: object) -> tuple[Turn, ...]:

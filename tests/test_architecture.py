@@ -46,6 +46,11 @@ LAYERS = [
     "tagging",
     "data",
     "captions",
+    "data_rows",
+    "data_turns caption_tables",
+    "data_formats",
+    "data_conversion data_split data_report",
+    "data_check",
     "features",
     "training",
     "metrics",
@@ -53,7 +58,7 @@ LAYERS = [
     "doctor",
     "input_error",
     "lookup_cli",
-    "index_cli moments_cli",
+    "data_cli index_cli moments_cli",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

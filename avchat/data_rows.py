@@ -1,0 +1,143 @@
+"""What converters of training data share: rows of a file, paths under a root, what was left out.
+
+A path in a foreign file is relative to a root that the file does not name; in a manifest of ours it
+is relative to the manifest.
+"""
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from avchat.data import DataError, Sample
+
+Row = dict[str, Any]
+PICTURES = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff".split())
+SOUNDS = frozenset(".wav .mp3 .flac .m4a .aac .ogg .opus .wma .aiff .aif".split())
+VIDEOS = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .wmv .flv .3gp .ogv .gif".split())
+
+
+class LeftOut(Exception):
+    """A sample that cannot be carried over; the message completes "left out: 3 with ..."."""
+
+
+@dataclass
+class Tally:
+    """What became of the samples of a file, and why."""
+
+    carried: int = 0
+    left: Counter[str] = field(default_factory=Counter)  # samples, by reason
+    lost: Counter[str] = field(default_factory=Counter)  # carried samples, by what they lost
+
+    def line(self) -> str:
+        """Say in one line what was not carried over; empty when everything was."""
+        parts = []
+        if self.left:
+            reasons = ", ".join(f"{count} {why}" for why, count in self.left.most_common())
+            total = self.carried + self.left.total()
+            parts.append(f"{self.left.total()} of {total} samples left out: {reasons}")
+        if self.lost:
+            what = ", ".join(f"{name} ({count})" for name, count in self.lost.most_common())
+            parts.append(f"carried without: {what}")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder that paths are relative to."""
+
+    root: Path
+
+    @cached_property
+    def stems(self) -> dict[tuple[str, str], Path]:
+        """Find the media files below the root: (what it is, name without ending) -> path."""
+        found: dict[tuple[str, str], Path] = {}
+        for folder, _, names in sorted(os.walk(self.root)):
+            for name in sorted(names):
+                path = Path(folder) / name
+                found.setdefault((kind_of(path), path.stem), path)
+        return found
+
+    def clip(self, stem: str, ending: str, tally: Tally) -> Path:
+        """Find the clip that a table names without its ending; a lost one is counted."""
+        kinds = ("audio", "video") if ending in SOUNDS else ("video", "audio")
+        for kind in kinds:
+            if found := self.stems.get((kind, stem)):
+                return found
+        tally.lost[f"a file found, so {ending} was put after its name"] += 1
+        return self.root / f"{stem}{ending}"
+
+    def name(self, media: Path) -> str:
+        """Write a path relative to the root, with slashes."""
+        # '..' leads out of where a link leads to: compare true folders, but keep the file's name
+        true = Path(os.path.realpath(media.parent)) / media.name
+        return Path(os.path.relpath(true, os.path.realpath(self.root))).as_posix()
+
+
+def kind_of(path: Path) -> str:
+    """Tell by the ending whether a file is an image, audio, video or none of them ("")."""
+    ending = path.suffix.lower()
+    kinds = {"image": PICTURES, "audio": SOUNDS, "video": VIDEOS}
+    return next((kind for kind, endings in kinds.items() if ending in endings), "")
+
+
+def read_text(path: Path) -> str:
+    """Read a text file; DataError where it is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable ({error})") from error
+
+
+def parse(path: Path, text: str, first_line: int = 1) -> Any:
+    """Parse JSON; DataError names the line."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        number = first_line + error.lineno - 1
+        raise DataError(f"{path}, line {number}: not JSON ({error.msg})") from error
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read the objects of a JSON list or of JSON lines."""
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        rows = parse(path, text)
+    else:
+        lines = enumerate(text.splitlines(), 1)
+        rows = [parse(path, line, number) for number, line in lines if line.strip()]
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, sample {number}: needs an object, not {row!r:.40}")
+    return rows
+
+
+def write_rows(path: Path, rows: list[Row], lines: bool) -> None:
+    """Write rows as JSON lines or as one JSON list, in folders that are made; all or nothing."""
+    if lines:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    else:
+        text = json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
+    begun = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        begun.write_text(text, encoding="utf-8")
+        begun.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def manifest_row(sample: Sample, index: int, place: Place, tally: Tally) -> Row:
+    """Write a sample as a line of our manifest."""
+    row: Row = {"id": sample.id, "media": place.name(sample.media)}
+    row |= {"start": sample.start_s} if sample.start_s is not None else {}
+    row |= {"end": sample.end_s} if sample.end_s is not None else {}
+    row |= {"sense": sample.sense} if sample.sense != "both" else {}
+    messages = []
+    for turn in sample.turns:
+        messages.append({"role": "user", "content": turn.question})
+        messages.append({"role": "assistant", "content": turn.answer})
+    return row | {"messages": messages}
