@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from avchat.data import DataError, Pool, check_part, read_lines, retimed
+from avchat.data import DataError, check_part, read_lines
 from avchat.encoders import Features
 from avchat.media import Media, MediaError, load_media
 from avchat.model import AVChat
 from avchat.patches import FRAMES, SIDE, PixelClip, pixel_clip
+from avchat.pool import Pool, retimed
 from avchat.vlsa import VLSA, CaptionedClips
 from avchat.world.captions import caption
 from avchat.world.lessons import draw_lesson
@@ -96,6 +97,8 @@ def captioned_file(path: Path, number: int, row: dict[str, Any]) -> CaptionedFil
     """Make a captioned file of one line of a manifest; DataError says what is wrong with it."""
     where = f"{path}, line {number}"
     check_part(where, row)
+    if "media" not in row:
+        raise DataError(f"{where}: needs media, a path")
     if not isinstance(row.get("caption"), str) or not row["caption"].strip():
         raise DataError(f"{where}: needs a caption, a text")
     if row.get("of", "both") not in ABOUT:

@@ -65,9 +65,13 @@ class Prompt:
         """Tokenise plain text; names of special tokens inside it are only text."""
         return _text_ids(self.tokenizer, text)
 
-    def media_prefix(self, slots: Sequence[Slot]) -> Segment:
-        """Lay out what comes before the first question."""
+    def media_prefix(self, slots: Sequence[Slot] | None) -> Segment:
+        """Lay out what comes before the first question. Args: slots: None where there is no clip
+        to speak of, not even a missing one.
+        """
         ids = [*self.text_ids(self.config.opening)]
+        if slots is None:
+            return Segment(tuple(ids), (IGNORE,) * len(ids))
         for slot in slots:
             if slot.time_s is not None:
                 ids += self.text_ids(self.config.slot_time.format(slot.time_s))
@@ -96,8 +100,8 @@ class Prompt:
         said = self.text_ids(self.config.answer + answer.strip())
         return (*said, self.tokenizer.eos_token_id)
 
-    def build(self, slots: Sequence[Slot], turns: Sequence[Turn]) -> Packed:
-        """Lay out a whole conversation on one clip."""
+    def build(self, slots: Sequence[Slot] | None, turns: Sequence[Turn]) -> Packed:
+        """Lay out a whole conversation on one clip, or on none."""
         return pack(self.media_prefix(slots), self.turns(turns))
 
     def build_independent(self, slots: Sequence[Slot], turns: Sequence[Turn]) -> Packed:

@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 from avchat.captions import captioned
 from avchat.config import ModelError, VLSAConfig
-from avchat.data import lesson_inputs
 from avchat.encoders import STATES_HZ, Features
 from avchat.metrics import ranks
 from avchat.model import AVChat
+from avchat.pool import lesson_inputs
 from avchat.training import schedule
 from avchat.vlsa import VLSA, CaptionedClips
 from avchat.world.captions import caption, draw_gallery

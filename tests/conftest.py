@@ -92,9 +92,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from avchat.config import PRESETS
-    from avchat.data import world_texts
     from avchat.language import train_tokenizer
     from avchat.model import AVChat
+    from avchat.pool import world_texts
 
     folder = tmp_path_factory.mktemp("model") / "random"
     torch.manual_seed(0)

@@ -45,6 +45,7 @@ LAYERS = [
     "world",
     "tagging",
     "data",
+    "pool",
     "captions",
     "data_rows",
     "data_turns caption_tables",
@@ -92,7 +93,7 @@ FORBIDDEN = [
             "cluster",
             "ui",
         },
-        {"captions", "data", "features", "training"},
+        {"captions", "data", "pool", "features", "training"},
     ),
 ]
 MAX_FILE_LINES = 400

@@ -15,17 +15,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from avchat.config import PRESETS
-from avchat.data import (
-    DataError,
-    Pool,
-    lesson_batch,
-    manifest_batch,
-    read_manifest,
-    retimed,
-    world_texts,
-)
+from avchat.data import DataError, manifest_batch, read_manifest
 from avchat.language import train_tokenizer
 from avchat.model import AVChat
+from avchat.pool import Pool, lesson_batch, retimed, world_texts
 from avchat.projectors import AudioProjector, plan
 from avchat.training import Batch, Loss, RunConfig, TrainingError, fit, schedule
 from avchat.world.dataset import write_dataset

@@ -13,11 +13,12 @@ from small import SMALL_HEAD, TIMELINE_CONFIG, TOKENIZER, small_head
 
 from avchat.captions import read_captions, world_batch
 from avchat.config import ConfigError
-from avchat.data import DataError, Pool
+from avchat.data import DataError
 from avchat.heads import HeadError, VlsaHead
 from avchat.media import load_media
 from avchat.metrics import ranks, retrieval
 from avchat.model import AVChat
+from avchat.pool import Pool
 from avchat.saved import fingerprint
 from avchat.vlsa import VLSA
 from avchat.world.captions import Caption, caption, draw_gallery

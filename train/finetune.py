@@ -18,8 +18,9 @@ import tyro
 from torch import nn
 
 from avchat.config import ModelError
-from avchat.data import DataError, Pool, TaggedBatch, manifest_batch, read_manifest
+from avchat.data import DataError, manifest_batch, read_manifest
 from avchat.model import AVChat
+from avchat.pool import Pool, TaggedBatch
 from avchat.prompt import PICTURE_ID, SOUND_ID
 from avchat.tagging import Follower, Tagger
 from avchat.training import Batch, Loss, RunConfig, TrainingError, fit

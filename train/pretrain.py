@@ -17,10 +17,11 @@ import tyro
 from torch import nn
 
 from avchat.config import PRESETS, ModelError
-from avchat.data import DataError, Glimpses, glimpses, manifest_batch, read_manifest, world_texts
+from avchat.data import DataError, manifest_batch, read_manifest
 from avchat.encoders import encode
 from avchat.language import train_tokenizer
 from avchat.model import AVChat
+from avchat.pool import Glimpses, glimpses, world_texts
 from avchat.tagging import Tagger
 from avchat.training import Batch, Loss, RunConfig, TrainingError, fit
 from avchat.world.lessons import draw_lesson

@@ -22,11 +22,12 @@ from torch import nn
 
 from avchat.captions import file_batch, read_captions, world_batch
 from avchat.config import ModelError, VLSAConfig
-from avchat.data import DataError, Pool
+from avchat.data import DataError
 from avchat.encoders import Inputs, encode
 from avchat.heads import find_head
 from avchat.language import load_tokenizer
 from avchat.model import AVChat
+from avchat.pool import Pool
 from avchat.saved import fingerprint
 from avchat.training import Batch, RunConfig, TrainingError, fit
 from avchat.vlsa import VLSA, CaptionedClips, VLSALoss
