@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from avchat import projectors
 from avchat.config import CONFIG_FILE, PRESETS, Config, ModelError
 from avchat.encoders import (
     AudioEncoder,
@@ -41,7 +42,7 @@ from avchat.language import (
     save_lora,
 )
 from avchat.media import Media
-from avchat.projectors import AudioProjector, MediaTokens, Slot, VisualProjector, plan, project
+from avchat.projectors import AudioProjector, Encoded, MediaTokens, Slot, VisualProjector
 from avchat.prompt import IGNORE, PICTURE_ID, SOUND_ID, Packed, Prompt
 from avchat.saved import (
     ADAPTER_FOLDER,
@@ -66,7 +67,7 @@ PAD_BLOCK = -1
 class Batch:
     """Rows padded on the right. `blocks` and `positions` are None where all rows are causal."""
 
-    clips: list[Inputs] | list[Features]  # one a row
+    clips: list[Inputs] | Encoded  # one a row; all of one kind
     ids: Tensor  # [B, L]; below zero: placeholders
     labels: Tensor  # [B, L], not shifted
     weights: Tensor  # [B, L], of the labels in the loss
@@ -104,7 +105,7 @@ class Loss(NamedTuple):
         return {"right": float(self.correct / self.tokens.clamp(min=1))}
 
 
-def collate(rows: Sequence[Packed], clips: list[Inputs] | list[Features]) -> Batch:
+def collate(rows: Sequence[Packed], clips: list[Inputs] | Encoded) -> Batch:
     """Pad packed rows on the right and join them with their clips."""
     assert len(rows) == len(clips), f"{len(rows)} rows, {len(clips)} clips"
     labels = _pad([row.labels for row in rows], IGNORE)
@@ -214,9 +215,11 @@ class AVChat(nn.Module):
         """Return where the projectors are."""
         return self.visual_projector.mlp.mlp[0].weight.device
 
-    def plan(self, clip: Inputs | Features) -> tuple[Slot, ...]:
+    def plan(self, clip: Inputs | Features | projectors.PooledFeatures) -> tuple[Slot, ...]:
         """Lay out a clip's media tokens, from its times alone."""
-        return plan(clip, self.config.projector, self.config.frames, self.vision.num_patches)
+        return projectors.plan(
+            clip, self.config.projector, self.config.frames, self.vision.num_patches
+        )
 
     def prepare(self, media: Media) -> Inputs:
         """Make a decoded clip ready for the encoders (on the CPU)."""
@@ -227,9 +230,15 @@ class AVChat(nn.Module):
         inputs = [clip if isinstance(clip, Inputs) else self.prepare(clip) for clip in clips]
         return encode([clip.to(self.device) for clip in inputs], self.vision, self.audio, chunk)
 
-    def project(self, clips: list[Features]) -> list[MediaTokens]:
+    def pool(self, clips: Sequence[Features]) -> list[projectors.PooledFeatures]:
+        """Pool encoded clips as the projectors do: what of frozen encoders is worth keeping."""
+        heads = self.visual_projector, self.audio_projector
+        return projectors.pool(list(clips), *heads, self.config.frames)
+
+    def project(self, clips: Encoded) -> list[MediaTokens]:
         """Project clips to tokens of the language model."""
-        return project(clips, self.visual_projector, self.audio_projector, self.config.frames)
+        heads = self.visual_projector, self.audio_projector
+        return projectors.project(clips, *heads, self.config.frames)
 
     def embed(self, ids: Tensor, tokens: Sequence[MediaTokens]) -> Tensor:
         """Embed ids [B, L]; overwrite the placeholders with the clips' tokens, row by row."""

@@ -3,6 +3,9 @@
 `plan` says from times alone which tokens a clip gets, so that a prompt can be laid out before
 anything is encoded; `VisualProjector` and `AudioProjector` make exactly those tokens.
 
+`pool` does the first half alone, in which no trained weight has a part, so that what frozen
+encoders give can be kept; what takes `Features` takes the `PooledFeatures` of it, too.
+
 Legend: G clips of equal shape, T frames, P patches of a frame, S audio states, N tokens, J bins,
 D width.
 """
@@ -10,7 +13,7 @@ D width.
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -18,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avchat.config import ConfigError, ProjectorConfig
-from avchat.encoders import STATES_HZ, Features, Inputs
+from avchat.encoders import STATES_HZ, Features, Inputs, Sense
 
 CELL_STD = 0.5  # as the token embeddings of the tiny preset; must stand out beside the content
 TIME_PERIODS_S = tuple(0.5 * 2.0**k for k in range(10))  # half a second to 256 s
@@ -44,6 +47,43 @@ class Pooled(NamedTuple):
 
 
 @dataclass(frozen=True)
+class PooledFeatures:
+    """What the projectors' MLPs get of one clip: pooled, before any trained weight.
+
+    How the sound is cut depends on the frames beside it, so both cuts are kept.
+    """
+
+    visual: Tensor | None  # [N, D in] rows of VisualProjector.rows
+    audio: Tensor | None  # [N, D in] rows of AudioProjector.rows, by the slots of the whole clip
+    audio_alone: Tensor | None  # [N', D in] by those of the sound alone; None: as `audio`
+    frame_times_s: tuple[float, ...]  # on the file's clock
+    num_states: int
+    start_s: float
+    duration_s: float
+
+    def only(self, sense: Sense) -> "PooledFeatures":
+        """Return this clip without the sense that is switched off: what pooling it without would
+        give.
+        """
+        clip = self
+        if sense not in ("both", "picture"):
+            audio = self.audio if self.audio_alone is None else self.audio_alone
+            clip = replace(self, visual=None, frame_times_s=(), audio=audio, audio_alone=None)
+        if sense not in ("both", "sound"):
+            clip = replace(clip, audio=None, audio_alone=None, num_states=0)
+        return clip
+
+    def to(self, device: torch.device | str) -> "PooledFeatures":
+        """Return this clip on a device."""
+        names = ("visual", "audio", "audio_alone")
+        held = {name: value for name in names if (value := self.__dict__[name]) is not None}
+        return replace(self, **{name: value.to(device) for name, value in held.items()})
+
+
+Encoded = list[Features] | list[PooledFeatures]
+
+
+@dataclass(frozen=True)
 class MediaTokens:
     """The projected tokens of one clip, each sense in the order of the slots."""
 
@@ -53,7 +93,10 @@ class MediaTokens:
 
 
 def plan(
-    clip: Inputs | Features, config: ProjectorConfig, frames: int, num_patches: int
+    clip: Inputs | Features | PooledFeatures,
+    config: ProjectorConfig,
+    frames: int,
+    num_patches: int,
 ) -> tuple[Slot, ...]:
     """Lay out a clip's tokens.
 
@@ -71,7 +114,7 @@ def plan(
 
 
 def _plan_timeline(
-    clip: Inputs | Features, config: ProjectorConfig, frames: int
+    clip: Inputs | Features | PooledFeatures, config: ProjectorConfig, frames: int
 ) -> tuple[Slot, ...]:
     """Give each frame the slot between the midpoints to its neighbours.
 
@@ -133,7 +176,11 @@ def slot_edges(slots: tuple[Slot, ...], parts: int) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """Linear, exact GELU, Linear (LLaVA's mlp2x_gelu), with an optional norm and time in front."""
+    """Linear, exact GELU, Linear (LLaVA's mlp2x_gelu), with an optional norm and time in front.
+
+    Under DeepSpeed's ZeRO-3 a weight is empty outside of the forward of the module that owns it:
+    sizes come from that module, of the weight are asked dtype and device alone.
+    """
 
     def __init__(self, config: ProjectorConfig, width_in: int, width_out: int) -> None:
         super().__init__()
@@ -157,9 +204,9 @@ class Mlp(nn.Module):
 
     def position(self, times_s: Tensor) -> Tensor:
         """Embed centre times [N] -> [N, D out]; zeros where times are not used."""
-        weight = self.mlp[-1].weight
+        weight, width = self.mlp[-1].weight, self.mlp[-1].out_features
         if self.time is None:
-            return weight.new_zeros((len(times_s), len(weight)))
+            return torch.zeros(len(times_s), width, dtype=weight.dtype, device=weight.device)
         times = time_features(times_s.to(weight.device, torch.float32))
         return self.time(times.to(weight.dtype))
 
@@ -183,23 +230,23 @@ class VisualProjector(nn.Module):
         if config.cell_embedding:
             self.cells = nn.Parameter(CELL_STD * torch.randn(config.grid**2, width_out))
 
-    def forward(self, clips: list[Features], slots: list[tuple[Slot, ...]]) -> list[Tensor]:
+    def forward(self, clips: Encoded, slots: list[tuple[Slot, ...]]) -> list[Tensor]:
         """Project each clip's frames to tokens [N, D]; N is 0 for a clip that is not seen."""
         seen, pooled, times = self.rows(clips, slots)
         tokens = _project(self.mlp, len(clips), seen, pooled, times)
         return tokens if self.cells is None else [t + self.cells_of(len(t)) for t in tokens]
 
-    def rows(self, clips: list[Features], slots: list[tuple[Slot, ...]]) -> Pooled:
+    def rows(self, clips: Encoded, slots: list[tuple[Slot, ...]]) -> Pooled:
         """Pool the frames of the clips that are seen, without projecting them."""
         seen = [k for k, clip in enumerate(clips) if clip.visual is not None]
-        pooled = _in_groups(
+        pooled = _ready(clips, seen, "visual") or _in_groups(
             seen, lambda k: clips[k].visual.shape, lambda g: self._pool(_stack(clips, g, "visual"))
         )
         return Pooled(seen, pooled, [self._times(clips[k], slots[k]) for k in seen])
 
     def cells_of(self, num_tokens: int) -> Tensor:
         """Repeat the vectors of the cells [N, D]: row by row in a frame, frame after frame."""
-        return self.cells.repeat(num_tokens // len(self.cells), 1)
+        return self.cells.repeat(num_tokens // self.config.grid**2, 1)
 
     def _pool(self, visual: Tensor) -> Tensor:
         """Pool [G, T, P, D] to [G, N, D']."""
@@ -216,7 +263,7 @@ class VisualProjector(nn.Module):
         maps = F.adaptive_avg_pool2d(maps, grid)  # [G * T, D, grid, grid]
         return maps.flatten(2).transpose(1, 2).reshape(clips, frames * grid * grid, width)
 
-    def _times(self, clip: Features, slots: tuple[Slot, ...]) -> Tensor:
+    def _times(self, clip: Features | PooledFeatures, slots: tuple[Slot, ...]) -> Tensor:
         """Return each token's time since the start of the part (zeros where none is used)."""
         times = [clip.start_s if slot.time_s is None else slot.time_s for slot in slots]
         counts = torch.tensor([slot.visual for slot in slots])
@@ -231,14 +278,14 @@ class AudioProjector(nn.Module):
         self.config, self.width_out = config, width_out
         self.mlp = Mlp(config, width_in * config.audio_bins, width_out)
 
-    def forward(self, clips: list[Features], slots: list[tuple[Slot, ...]]) -> list[Tensor]:
+    def forward(self, clips: Encoded, slots: list[tuple[Slot, ...]]) -> list[Tensor]:
         """Project each clip's states to tokens [N, D]; N is 0 for a clip that is not heard."""
         return _project(self.mlp, len(clips), *self.rows(clips, slots))
 
-    def rows(self, clips: list[Features], slots: list[tuple[Slot, ...]]) -> Pooled:
+    def rows(self, clips: Encoded, slots: list[tuple[Slot, ...]]) -> Pooled:
         """Pool the states of the clips that are heard, without projecting them."""
         heard = [k for k, clip in enumerate(clips) if clip.audio is not None]
-        pooled = _in_groups(
+        pooled = _ready(clips, heard, "audio") or _in_groups(
             heard,
             lambda k: (clips[k].audio.shape, slots[k], clips[k].start_s),
             lambda g: self._pool(_stack(clips, g, "audio"), slots[g[0]], clips[g[0]].start_s),
@@ -256,7 +303,7 @@ class AudioProjector(nn.Module):
             means = bin_means(states, (edges_s - start_s) * STATES_HZ)
         return means.reshape(len(states), -1, bins * states.shape[-1])
 
-    def _times(self, clip: Features, slots: tuple[Slot, ...]) -> Tensor:
+    def _times(self, clip: Features | PooledFeatures, slots: tuple[Slot, ...]) -> Tensor:
         """Return each token's centre since the start of the part (zeros for pooled)."""
         if self.config.layout == "pooled":
             return torch.zeros(self.config.audio_tokens, dtype=torch.float64)
@@ -264,8 +311,42 @@ class AudioProjector(nn.Module):
         return (edges[1:] + edges[:-1]) / 2
 
 
-def project(
+def pool(
     clips: list[Features], visual: VisualProjector, audio: AudioProjector, frames: int
+) -> list[PooledFeatures]:
+    """Pool clips, as `project` does before its MLPs."""
+    alone = [clip.only("sound") for clip in clips]
+    slots, slots_alone = (
+        [plan(clip, visual.config, frames, visual.side**2) for clip in some]
+        for some in (clips, alone)
+    )
+    seen, heard = visual.rows(clips, slots), audio.rows(clips, slots)
+    timeline = visual.config.layout == "timeline"  # `pooled` cuts the sound alike in any case
+    cut = [k for k in heard.present if timeline and _cuts(slots[k]) != _cuts(slots_alone[k])]
+    heard_alone = audio.rows([alone[k] for k in cut], [slots_alone[k] for k in cut])
+    rows = (
+        dict(zip(seen.present, seen.rows, strict=True)),
+        dict(zip(heard.present, heard.rows, strict=True)),
+        dict(zip(cut, heard_alone.rows, strict=True)),
+    )
+    return [
+        PooledFeatures(
+            *(found.get(k) for found in rows),
+            clip.frame_times_s,
+            clip.num_states,
+            clip.start_s,
+            clip.duration_s,
+        )
+        for k, clip in enumerate(clips)
+    ]
+
+
+def _cuts(slots: tuple[Slot, ...]) -> list[tuple[float, float]]:
+    return [(slot.start_s, slot.end_s) for slot in slots]
+
+
+def project(
+    clips: Encoded, visual: VisualProjector, audio: AudioProjector, frames: int
 ) -> list[MediaTokens]:
     """Project clips to media tokens: one MLP call a sense for all clips."""
     slots = [plan(clip, visual.config, frames, visual.side**2) for clip in clips]
@@ -275,6 +356,16 @@ def project(
 
 def _stack(clips: list[Features], group: list[int], sense: str) -> Tensor:
     return torch.stack([clips[k].visual if sense == "visual" else clips[k].audio for k in group])
+
+
+def _ready(clips: Encoded, indices: list[int], sense: str) -> list[Tensor]:
+    """Take the rows of clips that are pooled already; none of others."""
+    chosen = [clips[k] for k in indices]
+    return [
+        clip.visual if sense == "visual" else clip.audio
+        for clip in chosen
+        if isinstance(clip, PooledFeatures)
+    ]
 
 
 def _in_groups(
@@ -297,8 +388,8 @@ def _project(
 
     It runs on no rows too: each rank of a distributed run must touch the same parameters.
     """
-    weight = mlp.mlp[0].weight
-    no_rows = [weight.new_zeros((0, weight.shape[1]))]
+    first = mlp.mlp[0]
+    no_rows = [torch.zeros(0, first.in_features, device=first.weight.device)]
     tokens = mlp(torch.cat(pooled or no_rows), torch.cat(times or [torch.zeros(0)]))
     dealt = dict(zip(present, tokens.split([len(rows) for rows in pooled] or [0]), strict=False))
     return [dealt.get(k, tokens[:0]) for k in range(num_clips)]

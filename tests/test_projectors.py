@@ -6,14 +6,16 @@ import pytest
 import torch
 from small import POOLED_CONFIG, TIMELINE_CONFIG, build_model, make_media
 
-from avchat.config import OWLET, ConfigError, ProjectorConfig
-from avchat.encoders import Features
+from avchat.config import OWLET, Config, ConfigError, ProjectorConfig
+from avchat.encoders import SENSES, Features
 from avchat.model import AVChat
 from avchat.projectors import (
     AudioProjector,
+    PooledFeatures,
     VisualProjector,
     bin_means,
     plan,
+    pool,
     slot_edges,
     time_features,
 )
@@ -227,3 +229,94 @@ def test_parameters_of_an_absent_sense_get_zero_gradients(model: AVChat) -> None
     (tokens.visual.sum() + tokens.audio.sum()).backward()
     gradients = [weight.grad for weight in model.audio_projector.parameters()]
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+CLIPS = {
+    "both": make_features(),
+    "later": make_features((7.1, 7.3, 8.1), start_s=7.0),
+    "repeated frames": make_features((0.0, 0.0, 1.0, 1.0)),
+    "three repeated": make_features((0.0, 0.0, 1.0)),
+    "still with sound": make_features((0.0,)),
+    "still": make_features((0.0,), states=0, duration_s=0.0),
+    "sound": make_features(()),
+    "short sound": make_features((), states=3, duration_s=0.06),
+    "picture": make_features(states=0),
+    "nothing": make_features((), states=0),
+}
+
+
+def same(one: PooledFeatures, other: PooledFeatures) -> bool:
+    """Compare all fields, tensors bit by bit."""
+    pairs = [(vars(one)[name], vars(other)[name]) for name in vars(one)]
+    return all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) and b is not None else a == b
+        for a, b in pairs
+    )
+
+
+@pytest.mark.parametrize("layout", ["timeline", "pooled"])
+@pytest.mark.parametrize("name", CLIPS)
+def test_a_sense_of_pooled_features_is_the_sense_pooled(name: str, layout: str) -> None:
+    config = replace(TIMELINE, layout=layout, cell_embedding=layout == "timeline")
+    projectors = VisualProjector(config, 8, 12, 16), AudioProjector(config, 6, 12)
+    clip = CLIPS[name]
+    [pooled] = pool([clip], *projectors, 4)
+    for sense in SENSES:
+        [expected] = pool([clip.only(sense)], *projectors, 4)
+        assert same(pooled.only(sense), expected), sense
+        assert same(pooled.only(sense).only(sense), expected), sense
+        slots = plan(clip.only(sense), config, 4, 16)
+        assert plan(pooled.only(sense), config, 4, 16) == slots
+        for projector in projectors:
+            [whole] = projector([clip.only(sense)], [slots])
+            [half] = projector([pooled.only(sense)], [slots])
+            assert torch.equal(whole, half), sense
+    # worth its place only where the frames cut the sound unequally
+    alone = layout == "timeline" and name in ("later", "three repeated")
+    assert (pooled.audio_alone is not None) == alone
+
+
+def test_pooled_together_or_one_by_one_clips_are_the_same() -> None:
+    projectors = VisualProjector(TIMELINE, 8, 12, 16), AudioProjector(TIMELINE, 6, 12)
+    clips = list(CLIPS.values())
+    for clip, together in zip(clips, pool(clips, *projectors, 4), strict=True):
+        assert same(together, *pool([clip], *projectors, 4))
+
+
+def test_a_model_projects_pooled_features_as_it_projects_features(model: AVChat) -> None:
+    features = model.encode([make_media(0), make_media(1, sound=False), make_media(2, frames=3)])
+    expected, found = model.project(features), model.project(model.pool(features))
+    for one, other in zip(expected, found, strict=True):
+        assert one.slots == other.slots
+        assert torch.equal(one.visual, other.visual) and torch.equal(one.audio, other.audio)
+
+
+def empty_outside_of_forward(module: torch.nn.Module) -> None:
+    """Do to weights what DeepSpeed's ZeRO-3 does: they are there while their module runs."""
+
+    def empty(*_: object) -> None:
+        for weight in held:
+            weight.data = torch.empty(0)
+
+    def fill(*_: object) -> None:
+        for weight, values in held.items():
+            weight.data = values
+
+    held = {weight: weight.data for weight in module.parameters(recurse=False)}
+    module.register_forward_pre_hook(fill)
+    module.register_forward_hook(empty)
+    empty()
+
+
+@pytest.mark.parametrize("config", [TIMELINE_CONFIG, POOLED_CONFIG], ids=lambda c: c.name)
+def test_projectors_work_where_weights_are_partitioned(config: Config) -> None:
+    model = build_model(config)
+    clips = model.encode([make_media(0), make_media(1, sound=False)])
+    clips += [clips[1].only("none")]
+    expected = model.project(clips), model.project(clips[2:])
+    for projector in (model.visual_projector, model.audio_projector):
+        for module in projector.modules():
+            empty_outside_of_forward(module)
+    found = model.project(clips), model.project(clips[2:])
+    for one, other in zip(sum(expected, []), sum(found, []), strict=True):
+        assert torch.equal(one.visual, other.visual) and torch.equal(one.audio, other.audio)
