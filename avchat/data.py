@@ -5,21 +5,26 @@ A manifest is JSON lines, one conversation on one clip a line:
      "messages": [{"role": "user", "content": "what barks?"},
                   {"role": "assistant", "content": "a dog"}]}
 `media` is relative to the manifest; `start`, `end` (seconds) and `sense` may be left out. A line
-without `media` is a conversation on nothing, which keeps the language model's own skills.
+without `media` is a conversation on nothing, which keeps the language model's own skills. A line
+with a `caption` in place of messages, as lookup heads learn from, is asked for it in plain words.
 """
 
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from avchat.encoders import SENSES, Sense
+from avchat.prompt import Turn
 
-from avchat.encoders import SENSES, Inputs, Sense
-from avchat.media import MediaError, load_media
-from avchat.model import AVChat, Batch, collate
-from avchat.prompt import Packed, PromptError, Turn, check_budget
+# What is asked for a caption of so much of a clip: our choice, one by its sample's id.
+CAPTION_QUESTIONS: dict[str, tuple[str, ...]] = {
+    "both": ("Describe what is seen and heard.", "What happens in this clip?"),
+    "picture": ("Describe what is seen.", "What does this video show?"),
+    "sound": ("Describe what is heard.", "What can be heard?"),
+}
 
 
 class DataError(Exception):
@@ -79,6 +84,8 @@ def sample_of(path: Path, number: int, row: dict[str, Any], root: Path | None = 
     """Make a sample of one line of a manifest; DataError says what is wrong with the line."""
     where = f"{path}, line {number}"
     check_part(where, row)
+    if "caption" in row and "messages" not in row:
+        row = _asked(where, number, row)
     if row.get("sense", "both") not in SENSES:
         raise DataError(f"{where}: sense must be one of {', '.join(SENSES)}, not {row['sense']!r}")
     return Sample(
@@ -99,6 +106,19 @@ def check_part(where: str, row: dict[str, Any]) -> None:
             raise DataError(f"{where}: {name} must be a number of seconds, not {value!r}")
 
 
+def _asked(where: str, number: int, row: dict[str, Any]) -> dict[str, Any]:
+    """Turn a captioned clip into a conversation of one turn."""
+    sense, caption = row.get("of", "both"), row["caption"]
+    if sense not in CAPTION_QUESTIONS:
+        raise DataError(f"{where}: of must be both, picture or sound, not {sense!r}")
+    if not isinstance(caption, str) or "media" not in row:
+        raise DataError(f"{where}: a caption needs media, a path, and must be a text")
+    questions = CAPTION_QUESTIONS[sense]
+    asked = questions[zlib.crc32(str(row.get("id", number)).encode()) % len(questions)]
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": caption}]
+    return {**row, "sense": sense, "messages": messages}
+
+
 def _turns(where: str, messages: object) -> tuple[Turn, ...]:
     """Pair messages: a user's question, then an assistant's answer, and so on."""
     if not isinstance(messages, list) or not messages or len(messages) % 2:
@@ -112,42 +132,3 @@ def _turns(where: str, messages: object) -> tuple[Turn, ...]:
             raise DataError(f"{where}: a message of {role} is empty")
     texts = [message["content"] for message in messages]
     return tuple(Turn(q, a) for q, a in zip(texts[::2], texts[1::2], strict=True))
-
-
-def sample_row(model: AVChat, sample: Sample) -> tuple[Packed, Inputs]:
-    """Decode a sample's clip and lay out its conversation.
-
-    Raises:
-        DataError: the clip cannot be read, or the conversation does not fit the model's context.
-    """
-    try:
-        media = load_media(
-            sample.media,
-            frames=model.config.frames,
-            size=None,
-            start=sample.start_s,
-            end=sample.end_s,
-        )
-    except MediaError as error:
-        raise DataError(f"sample {sample.id}: {error}") from error
-    clip = model.prepare(media).only(sample.sense)
-    row = model.prompt.build(model.plan(clip), sample.turns)
-    try:
-        check_budget(row.ids, model.context, question=False)
-    except PromptError as error:
-        raise DataError(f"sample {sample.id}: {error}") from error
-    return row, clip
-
-
-def manifest_batch(
-    model: AVChat, samples: list[Sample], size: int, seed: int, number: int
-) -> Batch:
-    """Make batch `number`: each epoch is a fresh shuffle, and every sample comes once an epoch."""
-    rows, clips = [], []
-    for position in range(number * size, (number + 1) * size):
-        epoch, index = divmod(position, len(samples))
-        order = np.random.default_rng([seed, epoch]).permutation(len(samples))
-        row, clip = sample_row(model, samples[order[index]])
-        rows.append(row)
-        clips.append(clip)
-    return collate(rows, clips)

@@ -6,7 +6,7 @@ tokenizer.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -71,9 +71,7 @@ def attach_lora(model: PreTrainedModel, lora: LoraConfig) -> nn.Module:
     from peft import LoraConfig as PeftLora
     from peft import get_peft_model, prepare_model_for_kbit_training
 
-    if (
-        "quantization_config" in model.config.to_dict()
-    ):  # norms in fp32, inputs with gradients, checkpointed layers
+    if is_quantised(model):  # norms in fp32, inputs with gradients, checkpointed layers
         model = prepare_model_for_kbit_training(model)
     settings = PeftLora(
         r=lora.r,
@@ -101,6 +99,41 @@ def save_lora(model: nn.Module, folder: Path) -> None:
 def has_lora(model: nn.Module) -> bool:
     """Say whether a model carries peft adapters."""
     return not isinstance(model, PreTrainedModel)  # peft's wrapper is none; its import is slow
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Say whether a language model's weights are in 4 or 8 bit."""
+    return "quantization_config" in model.config.to_dict()
+
+
+def adapt_linear(module: nn.Module, lora: LoraConfig) -> None:
+    """Put fresh low-rank adapters on every linear layer inside a module, in place."""
+    from peft import LoraConfig as PeftLora
+    from peft import inject_adapter_in_model
+
+    names = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    settings = PeftLora(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names
+    )
+    inject_adapter_in_model(settings, module)
+
+
+def plain_weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state of a module that `adapt_linear` changed as if it had not: adapters folded
+    into the weights, under the names of before.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    weights = {
+        name.replace(".base_layer.", "."): weight
+        for name, weight in module.state_dict().items()
+        if ".lora_" not in name
+    }
+    for name, layer in module.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            [adapter] = layer.active_adapters
+            weights[f"{name}.weight"] = layer.weight + layer.get_delta_weight(adapter)
+    return weights
 
 
 def merge_lora(model: nn.Module) -> PreTrainedModel:
@@ -142,3 +175,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         eos_token=EOS,
         clean_up_tokenization_spaces=False,
     )
+
+
+def adamw_8bit(groups: list[dict], **settings: Any) -> torch.optim.Optimizer:
+    """Build AdamW whose state takes 8 bits a number (bitsandbytes)."""
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(groups, **settings)

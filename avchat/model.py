@@ -6,7 +6,7 @@ Legend: B rows, L tokens of a row, N media tokens, C trained columns, D width, V
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from avchat import projectors
+from avchat.collate import Batch, block_mask
 from avchat.config import CONFIG_FILE, PRESETS, Config, ModelError
 from avchat.encoders import (
     AudioEncoder,
@@ -39,11 +40,12 @@ from avchat.language import (
     load_lora,
     load_tokenizer,
     merge_lora,
+    plain_weights,
     save_lora,
 )
 from avchat.media import Media
 from avchat.projectors import AudioProjector, Encoded, MediaTokens, Slot, VisualProjector
-from avchat.prompt import IGNORE, PICTURE_ID, SOUND_ID, Packed, Prompt
+from avchat.prompt import IGNORE, PICTURE_ID, SOUND_ID, Prompt
 from avchat.saved import (
     ADAPTER_FOLDER,
     TOKENIZER_FOLDER,
@@ -60,36 +62,6 @@ from avchat.saved import (
 if TYPE_CHECKING:
     from avchat import Conversation
 
-PAD_BLOCK = -1
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows padded on the right. `blocks` and `positions` are None where all rows are causal."""
-
-    clips: list[Inputs] | Encoded  # one a row; all of one kind
-    ids: Tensor  # [B, L]; below zero: placeholders
-    labels: Tensor  # [B, L], not shifted
-    weights: Tensor  # [B, L], of the labels in the loss
-    columns: Tensor  # [C] columns whose next token is trained in some row
-    blocks: Tensor | None = None  # [B, L]
-    positions: Tensor | None = None  # [B, L]
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """Return this batch on a device (accelerate calls it with `non_blocking`)."""
-        names = ("ids", "labels", "weights", "columns", "blocks", "positions")
-        tensors = {name: self.__dict__[name] for name in names}
-        moved = {
-            name: None if value is None else value.to(device, non_blocking=non_blocking)
-            for name, value in tensors.items()
-        }
-        return replace(self, clips=[clip.to(device) for clip in self.clips], **moved)
-
-    @property
-    def supervised(self) -> float:
-        """Sum the weights of the trained tokens: what a step's loss is divided by."""
-        return float((self.weights * (self.labels != IGNORE)).sum())
-
 
 class Loss(NamedTuple):
     """Sums over a batch. Divide by the weight of the whole optimiser step, over all ranks."""
@@ -103,44 +75,6 @@ class Loss(NamedTuple):
     def logs(self) -> dict[str, float]:
         """Name what a training log shows: the part of trained tokens that would have been said."""
         return {"right": float(self.correct / self.tokens.clamp(min=1))}
-
-
-def collate(rows: Sequence[Packed], clips: list[Inputs] | Encoded) -> Batch:
-    """Pad packed rows on the right and join them with their clips."""
-    assert len(rows) == len(clips), f"{len(rows)} rows, {len(clips)} clips"
-    labels = _pad([row.labels for row in rows], IGNORE)
-    blocks = positions = None
-    if any(row.blocks is not None for row in rows):
-        blocks = _pad([row.blocks or (0,) * len(row.ids) for row in rows], PAD_BLOCK)
-        positions = _pad([row.positions or tuple(range(len(row.ids))) for row in rows], 0)
-    return Batch(
-        clips=clips,
-        ids=_pad([row.ids for row in rows], 0),
-        labels=labels,
-        weights=_pad([row.weights for row in rows], 0.0),
-        columns=(labels[:, 1:] != IGNORE).any(0).nonzero().squeeze(1),
-        blocks=blocks,
-        positions=positions,
-    )
-
-
-def _pad(rows: Sequence[tuple], value: float) -> Tensor:
-    width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *(value,) * (width - len(row))] for row in rows])
-
-
-def block_mask(blocks: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn blocks [B, L] into an additive attention mask [B, 1, L, L].
-
-    A token sees what stands before it in its own block and in block 0. Each sees itself, so that no
-    row of the softmax is empty.
-    """
-    length = blocks.shape[1]
-    before = torch.ones(length, length, dtype=torch.bool, device=blocks.device).tril()
-    shared = (blocks[:, None, :] == 0) | (blocks[:, None, :] == blocks[:, :, None])  # B query key
-    seen = (before & shared) | torch.eye(length, dtype=torch.bool, device=blocks.device)
-    mask = torch.zeros(seen.shape, dtype=dtype, device=blocks.device)
-    return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
 
 
 class AVChat(nn.Module):
@@ -302,7 +236,13 @@ class AVChat(nn.Module):
         built = own_prefixes(self.config)
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
         weights, seen = {}, set()
-        for name, weight in self.state_dict().items():
+        state = self.state_dict()
+        for part in ("visual_projector", "audio_projector"):
+            if any(name.startswith(part) and ".lora_" in name for name in state):
+                kept = {name: w for name, w in state.items() if not name.startswith(f"{part}.")}
+                folded = plain_weights(getattr(self, part))
+                state = kept | {f"{part}.{name}": weight for name, weight in folded.items()}
+        for name, weight in state.items():
             bare = without_peft(name)
             wanted = bare.startswith(built) or name in trained or bare in self.changed
             # tied weights are one tensor under two names: safetensors wants it once
@@ -334,18 +274,21 @@ class AVChat(nn.Module):
         dtype: torch.dtype | None = None,
         bits: Bits | None = None,
         trainable: bool = False,
+        adapters: bool = True,
     ) -> "AVChat":
         """Load a bundled model, a folder or a Hub id; ModelError says why it is none of them.
 
         Args: device: None for CUDA where there is one; dtype: None for fp32 on the CPU and bf16
         elsewhere; bits: see `build_language`; trainable: to be trained further: with adapters that
-        learn where the config asks for them, and from published bases where a preset has no more.
+        learn where the config asks for them, and from published bases where a preset has no more;
+        adapters: attach fresh ones then, where a checkpoint has none.
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
         try:
             if trainable and is_unbundled(str(name)):
-                return cls.from_config(PRESETS[str(name)], dtype=dtype, bits=bits).to(device)
+                base = PRESETS[str(name)]
+                return cls.from_config(base, dtype=dtype, bits=bits, lora=adapters).to(device)
             folder = find_checkpoint(str(name))
             config, tokenizer = Config.load(folder), load_tokenizer(folder / TOKENIZER_FOLDER)
             model = cls.from_config(config, tokenizer, dtype=dtype, bits=bits, lora=False)
@@ -356,7 +299,7 @@ class AVChat(nn.Module):
         adapter = folder / ADAPTER_FOLDER
         if adapter.is_dir():
             model.language = load_lora(model.language, adapter, trainable=trainable)
-        elif trainable and config.language.lora is not None:
+        elif trainable and adapters and config.language.lora is not None:
             model.language = attach_lora(model.language, config.language.lora)
         return model.to(device).eval()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from avchat.collate import Batch, collate
 from avchat.encoders import (
     STATE_SAMPLES,
     Features,
@@ -19,7 +20,7 @@ from avchat.encoders import (
     preprocess_frames,
 )
 from avchat.media import Media
-from avchat.model import AVChat, Batch, collate
+from avchat.model import AVChat
 from avchat.prompt import Packed, Turn, pack, pack_independent
 from avchat.world import lessons, questions
 from avchat.world.casting import draw_kind, draw_scene

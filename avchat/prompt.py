@@ -157,6 +157,20 @@ def pack_independent(prefix: Segment, turns: Sequence[Segment]) -> Packed:
     )
 
 
+def join_rows(rows: Sequence[Packed]) -> Packed:
+    """Join plain rows as one that none of them can tell from being alone: each is a block of its
+    own, from 1 on (block 0 is what all see), and its positions begin at 0.
+    """
+    assert all(row.blocks is None for row in rows), "rows that hold blocks are not joined"
+    return Packed(
+        ids=tuple(token for row in rows for token in row.ids),
+        labels=tuple(label for row in rows for label in row.labels),
+        weights=tuple(weight for row in rows for weight in row.weights),
+        blocks=tuple(k for k, row in enumerate(rows, 1) for _ in row.ids),
+        positions=tuple(place for row in rows for place in range(len(row.ids))),
+    )
+
+
 def check_budget(ids: Sequence[int], context: int, *, question: bool = True) -> None:
     """Raise PromptError, with the numbers, when a prompt and one token of answer do not fit.
 

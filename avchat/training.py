@@ -7,17 +7,14 @@ answers would weigh more than long ones, differently for each way of cutting the
 are drawn by number, so a resumed run sees exactly what an uninterrupted one would have seen.
 """
 
-import json
 import math
 import os
-import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,16 +22,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     send_to_device,
     set_seed,
 )
 from torch import Tensor, nn
-from tqdm import tqdm
 
-
-class TrainingError(Exception):
-    """A run that must stop; one line in the user's words."""
+from avchat.language import adamw_8bit
+from avchat.run_log import Counts, RunLog, tracker_at_hand
+from avchat.run_state import Best, RunState, TrainingError, check_room
 
 
 class Loss(NamedTuple):
@@ -66,14 +63,22 @@ class RunConfig:
     weight_decay: float = 0.0
     clip: float = 1.0
     """Largest norm of the gradient."""
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of what is computed; auto: bf16 on a GPU, fp32 without."""
+    optimizer: Literal["adamw", "fused", "8bit"] = "adamw"
+    """AdamW; fused: its CUDA kernel; 8bit: its state in a quarter of the memory (bitsandbytes)."""
     seed: int = 0
     save_every: int = 500
     """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints that are kept, the newest ones."""
+    validate_every: int = 100
+    """Steps between validations, where there is something to validate on."""
     log_every: int = 20
     resume: bool = True
     """Go on from the newest checkpoint in output, if there is one."""
-    tracker: Literal["none", "tensorboard", "wandb"] = "none"
+    tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
+    """Where curves go, beside metrics.jsonl."""
 
 
 class Batch(NamedTuple):
@@ -83,6 +88,14 @@ class Batch(NamedTuple):
 
     data: Any
     weight: float
+    counts: Counts = Counts()
+
+
+class Validation(NamedTuple):
+    """What a run is validated on: so many batches, each by its number."""
+
+    batches: int
+    batch_at: Callable[[int], Batch]
 
 
 def fit(
@@ -91,53 +104,81 @@ def fit(
     groups: list[dict[str, Any]],
     batch_at: Callable[[int], Batch],
     *,
-    every: dict[int, Callable[[int], None]] | None = None,
+    save: Callable[[Path], None],
+    validation: Validation | None = None,
+    facts: Callable[[], dict[str, Any]] = dict,
 ) -> bool:
-    """Train `model` for `run.steps` steps; stop early and cleanly at Ctrl-C, to be resumed by
-    the same command.
+    """Train `model` for `run.steps` steps; stop early and cleanly at Ctrl-C or SIGTERM, to be
+    resumed by the same command.
 
     Args:
-        groups: parameter groups for AdamW; "lr" is a factor on `run.lr`.
+        groups: parameter groups for AdamW, each with its peak "lr" where it is not `run.lr`.
         batch_at: gives micro-batch number k; numbers are dealt out over ranks, micro-batches and
-        steps. every: functions of the step that are called on the main process every so many steps.
+        steps. save: writes the model into a folder: output/model at the end, output/best whenever
+        the loss of validation is the lowest so far, and one in each checkpoint. facts: what else
+        run.json says; what stands under "data" must not change when a run is resumed.
 
     Returns:
         Whether the run is finished (False: it was stopped).
 
     Raises:
-        TrainingError: the loss is no longer finite, or the checkpoint is of another run.
+        TrainingError: the loss is no longer finite, the checkpoint is of another run, or the
+        folder cannot hold what will be written.
     """
+    check_room(run.output, model, run.keep)
     accelerator = _accelerator(run)
     set_seed(run.seed)
-    factors = [group.pop("lr", 1.0) for group in groups]
-    optimizer = torch.optim.AdamW(
-        groups, lr=run.lr, betas=(0.9, 0.98), weight_decay=run.weight_decay
-    )
-    model, optimizer = accelerator.prepare(model, optimizer)
-    start = _resume(run, accelerator) if run.resume else 0
-    log = _Log(run, accelerator, start)
+    peaks = [group.setdefault("lr", run.lr) for group in groups]
+    model, optimizer = accelerator.prepare(model, _optimizer(run, groups))
+    state = RunState(run, accelerator, model, save, facts().get("data"))
+    start = state.resume() if run.resume else state.begin_anew()
+    log = RunLog(run, accelerator, start, state.counts, state.best, facts)
     numbers = _numbers(run, accelerator, start)
+    model.train()
     with _stop_signal() as stopped, ThreadPoolExecutor(1) as pool:
         ahead: Future = pool.submit(_draw, batch_at, next(numbers))
         for step in range(start, run.steps):
-            batches = ahead.result()
-            ahead = pool.submit(_draw, batch_at, next(numbers))
-            lr = run.lr * schedule(step, run.steps, run.warmup)
-            for group, factor in zip(optimizer.param_groups, factors, strict=True):
-                group["lr"] = lr * factor
-            log.write(step + 1, lr, *_step(run, accelerator, model, optimizer, batches))
+            batches, last = ahead.result(), step + 1 == run.steps
+            if not last:
+                ahead = pool.submit(_draw, batch_at, next(numbers))
+            factor = schedule(step, run.steps, run.warmup)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            taken = _step(run, accelerator, model, optimizer, batches)
+            log.write(step + 1, run.lr * factor, *taken)
+            if validation and ((step + 1) % run.validate_every == 0 or last):
+                loss = validate(accelerator, model, validation)
+                log.validated(step + 1, loss)
+                state.offer(Best(step + 1, loss))
+                log.best = state.best
             stop = _anywhere(accelerator, stopped())
-            if stop or (step + 1) % run.save_every == 0 or step + 1 == run.steps:
-                save_checkpoint(run, accelerator, step + 1)
-            if stop:
-                log.close()
-                return step + 1 == run.steps
-            for period, call in (every or {}).items():
-                if (step + 1) % period == 0 and accelerator.is_main_process:
-                    call(step + 1)
+            if stop or (step + 1) % run.save_every == 0 or last:
+                state.save(step + 1, log.counts)
+            if stop and not last:
+                break
+        else:
+            step = run.steps
+            state.save_model(run.output / "model")
+    finished = step == run.steps
     log.close()
+    if not finished:
+        accelerator.print(
+            f"stopped after step {step + 1} of {run.steps}; the same command goes on from there",
+            file=sys.stderr,
+        )
     accelerator.end_training()
-    return True
+    return finished
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Tell the number of this process and how many there are, before accelerate has begun."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def own_device() -> str:
+    """Name the device of this process: without it every process would load onto the first GPU."""
+    local = os.environ.get("LOCAL_RANK", "0")
+    return f"cuda:{local}" if torch.cuda.is_available() else "cpu"
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
@@ -148,23 +189,57 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
+def validate(accelerator: Accelerator, model: nn.Module, validation: Validation) -> float:
+    """Compute the loss per token over the batches of a validation, shared out over the ranks.
+
+    Every rank runs the model as often as the others: under ZeRO-3 each run is a collective.
+    """
+    sums = torch.zeros(2, device=accelerator.device)
+    model.eval()
+    with torch.no_grad():
+        for first in range(0, validation.batches, accelerator.num_processes):
+            number = first + accelerator.process_index
+            batch = validation.batch_at(min(number, validation.batches - 1))
+            loss = model(send_to_device(batch.data, accelerator.device))
+            if number < validation.batches:
+                sums += torch.tensor([float(loss.total), batch.weight], device=sums.device)
+    model.train()
+    total, weight = accelerator.reduce(sums, "sum").tolist()
+    return total / max(weight, 1.0)
+
+
 def _accelerator(run: RunConfig) -> Accelerator:
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     # On CPUs several processes need to be told of gloo; one process must not be.
     if not torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
+    by_itself = run.precision == "auto" and torch.cuda.is_available()
     accelerator = Accelerator(
-        mixed_precision="bf16" if run.precision == "bf16" else "no",
-        gradient_accumulation_steps=run.accumulate,
-        log_with=None if run.tracker == "none" else run.tracker,
-        project_dir=str(run.output),
+        mixed_precision="bf16" if run.precision == "bf16" or by_itself else "no",
+        # not by number: `accelerate launch` sets a variable of the environment that would win
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=run.accumulate, sync_with_dataloader=False
+        ),
         kwargs_handlers=handlers,
+        log_with=tracker_at_hand(run.tracker),
+        project_dir=str(run.output),
     )
     if accelerator.state.deepspeed_plugin is not None:
-        # DeepSpeed asks for it, and finds no loader to read it from: batches are drawn by number.
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        settings["bf16"] = {"enabled": accelerator.mixed_precision == "bf16"}
+        # DeepSpeed asks for it, and finds no loader to read it from: batches are drawn by number.
         settings["train_micro_batch_size_per_gpu"] = run.batch
+        settings["gradient_accumulation_steps"] = run.accumulate
+        settings["gradient_clipping"] = run.clip
+        settings["zero_force_ds_cpu_optimizer"] = False  # our AdamW, offloaded or not
     return accelerator
+
+
+def _optimizer(run: RunConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    settings = {"lr": run.lr, "betas": (0.9, 0.98), "weight_decay": run.weight_decay}
+    if run.optimizer == "8bit":
+        return adamw_8bit(groups, **settings)
+    return torch.optim.AdamW(groups, fused=run.optimizer == "fused" or None, **settings)
 
 
 def _numbers(run: RunConfig, accelerator: Accelerator, start: int) -> Iterator[list[int]]:
@@ -185,12 +260,13 @@ def _draw(batch_at: Callable[[int], Batch], numbers: list[int]) -> list[Batch]:
 
 def _step(
     run: RunConfig, accelerator: Accelerator, model: nn.Module, optimizer: Any, batches: list[Batch]
-) -> tuple[float, float, dict[str, float]]:
-    """Take one optimiser step; return the loss per token over all ranks, the gradient's norm
-    and the logs.
+) -> tuple[float, float, dict[str, float], Counts]:
+    """Take one optimiser step; return the loss per token over all ranks, the gradient's norm,
+    the logs, and what was trained on, over all ranks.
     """
-    local = torch.tensor(float(sum(b.weight for b in batches)), device=accelerator.device)
-    weight = accelerator.reduce(local, "sum").clamp(min=1.0)
+    local = [sum(b.weight for b in batches), *Counts.total(b.counts for b in batches)]
+    sums = accelerator.reduce(torch.tensor(local, device=accelerator.device), "sum")
+    weight = sums[0].clamp(min=1.0)
     # accelerate divides by the micro-batches and DDP by the ranks: both are multiplied back.
     scale = accelerator.num_processes * run.accumulate / weight
     total, logs, norm = 0.0, {}, 0.0
@@ -208,53 +284,7 @@ def _step(
     mean = float(accelerator.reduce(torch.tensor(total, device=accelerator.device), "sum") / weight)
     if not math.isfinite(mean):
         raise TrainingError(f"the loss is {mean}: lower lr, or train in fp32")
-    return mean, norm, logs
-
-
-def save_checkpoint(run: RunConfig, accelerator: Accelerator, step: int) -> None:
-    """Save all that a resumed run needs; the two newest checkpoints are kept, a torn one is
-    never taken.
-    """
-    folder = run.output / "checkpoints"
-    torn, whole = folder / f"torn-{step:08d}", folder / f"step-{step:08d}"
-    if whole.exists():
-        return
-    accelerator.save_state(str(torn))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (torn / "run.json").write_text(json.dumps(_describe(run, accelerator, step)))
-        torn.rename(whole)
-        for old in sorted(folder.glob("step-*"))[:-2]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-
-
-def _describe(run: RunConfig, accelerator: Accelerator, step: int) -> dict[str, Any]:
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(run).items()}
-    return {"step": step, "processes": accelerator.num_processes, **settings}
-
-
-def _resume(run: RunConfig, accelerator: Accelerator) -> int:
-    """Load the newest checkpoint; return the step to go on from, 0 when there is none."""
-    saved = sorted((run.output / "checkpoints").glob("step-*"))
-    if not saved:
-        return 0
-    then = json.loads((saved[-1] / "run.json").read_text())
-    now = _describe(run, accelerator, then["step"])
-    free = ("output", "save_every", "log_every", "resume", "tracker")
-    changed = [
-        k
-        for k in now
-        if k not in free and json.dumps(now[k], default=str) != json.dumps(then.get(k))
-    ]
-    if changed:
-        raise TrainingError(
-            f"{saved[-1]} was made with other settings ({', '.join(changed)}): "
-            "give another --output, or --no-resume"
-        )
-    accelerator.load_state(str(saved[-1]))
-    accelerator.print(f"resumed after step {then['step']}", file=sys.stderr)
-    return int(then["step"])
+    return mean, norm, logs, Counts(*(int(value) for value in sums[1:].tolist()))
 
 
 def _anywhere(accelerator: Accelerator, flag: bool) -> bool:
@@ -277,50 +307,3 @@ def _stop_signal() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Log:
-    """A bar with the time left on a terminal, lines elsewhere, and metrics.jsonl in the run's
-    folder.
-    """
-
-    def __init__(self, run: RunConfig, accelerator: Accelerator, start: int) -> None:
-        self.run, self.accelerator, self.main = run, accelerator, accelerator.is_main_process
-        self.began, self.start = time.monotonic(), start
-        if not self.main:
-            return
-        run.output.mkdir(parents=True, exist_ok=True)
-        (run.output / "run.json").write_text(
-            json.dumps(_describe(run, accelerator, start), indent=2) + "\n"
-        )
-        self.file = (run.output / "metrics.jsonl").open("a")
-        self.bar = tqdm(
-            total=run.steps, initial=start, disable=not sys.stderr.isatty(), unit="step"
-        )
-        if run.tracker != "none":
-            accelerator.init_trackers("avchat", _describe(run, accelerator, start))
-
-    def write(self, step: int, lr: float, loss: float, norm: float, logs: dict[str, float]) -> None:
-        """Log one step, every `log_every` steps."""
-        if not self.main:
-            return
-        self.bar.update()
-        if step % self.run.log_every and step != self.run.steps:
-            return
-        spent = time.monotonic() - self.began
-        left = spent / (step - self.start) * (self.run.steps - step)
-        row = {"step": step, "loss": loss, "norm": norm, "lr": lr, "minutes": spent / 60, **logs}
-        print(json.dumps({k: round(v, 5) for k, v in row.items()}), file=self.file, flush=True)
-        values = " ".join(f"{k} {v:.3f}" for k, v in {"loss": loss, "norm": norm, **logs}.items())
-        self.bar.set_postfix_str(values)
-        if self.bar.disable:
-            print(
-                f"step {step}/{self.run.steps} {values} | {left / 60:.1f} min left", file=sys.stderr
-            )
-        self.accelerator.log({"loss": loss, "norm": norm, "lr": lr, **logs}, step=step)
-
-    def close(self) -> None:
-        """Close the file and the bar."""
-        if self.main:
-            self.file.close()
-            self.bar.close()

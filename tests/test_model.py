@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import PhiConfig, PhiForCausalLM
 
 import avchat.model
+from avchat.collate import block_mask, collate
 from avchat.config import PRESETS, LanguageConfig, LoraConfig, ModelError
-from avchat.model import AVChat, Loss, block_mask, collate
+from avchat.model import AVChat, Loss
 from avchat.prompt import IGNORE, PICTURE_ID, SOUND_ID, Packed, Turn
 
 TURNS = [

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from avchat.config import PRESETS
-from avchat.data import DataError, manifest_batch, read_manifest
+from avchat.data import DataError, read_manifest
 from avchat.language import train_tokenizer
 from avchat.model import AVChat
 from avchat.pool import Pool, lesson_batch, retimed, world_texts
@@ -58,13 +58,18 @@ def rows(number: int, count: int) -> Batch:
 
 def run_line(tmp_path: Path, **settings) -> Line:
     line = Line()
-    settings = {"steps": 6, "lr": 0.1, "precision": "fp32", "save_every": 3, **settings}
+    settings = {"steps": 6, "lr": 0.1, "save_every": 3, "tracker": "none", **settings}
     counts = settings.pop("counts")
     batch_at = settings.pop("batch_at", None) or (lambda k: rows(k, counts[k % len(counts)]))
     run = RunConfig(output=tmp_path, **settings)
     AcceleratorState._reset_state(True)
-    assert fit(run, line, [{"params": line.parameters()}], batch_at)
+    assert fit(run, line, [{"params": line.parameters()}], batch_at, save=keep)
     return line
+
+
+def keep(folder: Path) -> None:
+    """Save nothing: these models are a handful of numbers."""
+    folder.mkdir()
 
 
 def joined(number: int, parts: int, counts: list[int]) -> Batch:
@@ -94,7 +99,7 @@ def test_one_step_is_the_same_however_it_is_cut(tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on_exactly(tmp_path: Path) -> None:
     whole = run_line(tmp_path / "whole", counts=[5]).weight
     cut = tmp_path / "cut"
-    run = RunConfig(output=cut, steps=6, lr=0.1, precision="fp32", save_every=3)
+    run = RunConfig(output=cut, steps=6, lr=0.1, save_every=3, tracker="none")
 
     def breaks(number: int) -> Batch:
         if number > 4:
@@ -103,7 +108,7 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path) -> None:
 
     line = Line()
     with pytest.raises(RuntimeError, match="power"):
-        fit(run, line, [{"params": line.parameters()}], breaks)
+        fit(run, line, [{"params": line.parameters()}], breaks, save=keep)
     assert [p.name for p in (cut / "checkpoints").iterdir()] == ["step-00000003"]
     assert torch.equal(run_line(cut, counts=[5]).weight, whole)
 
@@ -232,15 +237,6 @@ def manifest(folder: Path, clips: int = 2) -> Path:
     return path
 
 
-def test_an_epoch_takes_every_sample_once_in_a_new_order(model: AVChat, tmp_path: Path) -> None:
-    samples = read_manifest(manifest(tmp_path, 4))
-    first = [manifest_batch(model, samples, 1, 0, k).ids[0] for k in range(4)]
-    assert len({tuple(ids.tolist()) for ids in first}) == len(samples)
-    missing = samples[0].__class__(**{**samples[0].__dict__, "media": tmp_path / "gone.mp4"})
-    with pytest.raises(DataError, match="gone.mp4"):
-        manifest_batch(model, [missing], 1, 0, 0)
-
-
 def script(*words: object, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment |= {"DS_ACCELERATOR": "cpu"} if "train/configs/zero2_cpu.yaml" in launcher else {}
@@ -250,7 +246,7 @@ def script(*words: object, launcher: tuple[str, ...] = ()) -> subprocess.Complet
 
 def test_the_stages_run_from_nothing_to_a_measured_model(tmp_path: Path) -> None:
     """pretrain, finetune, finetune on a manifest, eval: as the README says, but short."""
-    short = ("--steps", 2, "--batch", 2, "--precision", "fp32", "--log-every", 1)
+    short = ("--steps", 2, "--batch", 2, "--log-every", 1)
     done = script("train/pretrain.py", "--tiny", "--output", tmp_path / "enc", *short)
     assert done.returncode == 0, done.stderr
     encoders = tmp_path / "enc" / "model"
@@ -316,7 +312,7 @@ def test_bad_input_to_a_script_is_one_line_and_exit_code_2(tmp_path: Path) -> No
     ids=["gloo", "deepspeed"],
 )
 def test_two_processes_learn_what_one_of_twice_the_batch_learns(tmp_path: Path, launcher) -> None:
-    same = ("--precision", "fp32", "--log-every", 1, "--steps", 3, "--seed", 4)
+    same = ("--log-every", 1, "--steps", 3, "--seed", 4)
     one = script("train/pretrain.py", "--tiny", "--output", tmp_path / "a", *same, "--batch", 4)
     two = script(
         "train/pretrain.py",

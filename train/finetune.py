@@ -9,21 +9,24 @@ of it); encoders stay frozen. With `--tiny` the clips are lessons of the world, 
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
 from torch import nn
 
-from avchat.config import ModelError
-from avchat.data import DataError, manifest_batch, read_manifest
+from avchat.config import LoraConfig, ModelError
+from avchat.data import DataError
 from avchat.model import AVChat
 from avchat.pool import Pool, TaggedBatch
 from avchat.prompt import PICTURE_ID, SOUND_ID
+from avchat.stage import StageConfig, train
 from avchat.tagging import Follower, Tagger
-from avchat.training import Batch, Loss, RunConfig, TrainingError, fit
+from avchat.trainable import Trainable
+from avchat.training import Batch, Loss, TrainingError, fit, own_device
 from avchat.world.lessons import Mix
 
 # After so many layers of the language model an audio token should know who acts in its slot, and
@@ -33,18 +36,26 @@ TAG_WEIGHT, FOLLOW_WEIGHT = 0.15, 0.3
 
 
 @dataclass(frozen=True)
-class Finetune(RunConfig):
-    """Projectors and language model."""
+class Finetune(StageConfig):
+    """Projectors and language model, and encoders where they are given a learning rate."""
 
     output: Path = Path("runs/finetune")
     tiny: bool = False
-    """Train on lessons of the world instead of a manifest."""
-    data: Path | None = None
-    """Manifest (JSON lines) of clips with questions and answers."""
+    """Start from the bundled model; without --data, train on lessons of the world."""
     init: str = ""
     """Preset, folder or Hub id to start from (default: timeline, with --tiny the bundled model)."""
-    projector_lr: float = 0.1
-    """Learning rate of the projectors, as a part of lr (Bunny: 2e-5 of 2e-4)."""
+    language: Literal["auto", "lora", "qlora", "full", "frozen"] = "auto"
+    """How the language model is trained. qlora: adapters on weights in 4 bit; auto: lora where the
+    model is on a published base, else full."""
+    lora: LoraConfig = LoraConfig()
+    """The adapters (Bunny's); of a model that has some, they go on as they are."""
+    projectors: Literal["full", "lora", "frozen"] = "full"
+    projector_lr: float = 2e-5
+    """Peak learning rate of the projectors."""
+    vision_lr: float = 0.0
+    """Peak learning rate of the picture's encoder; 0: frozen."""
+    audio_lr: float = 0.0
+    """Peak learning rate of the sound's encoder; 0: frozen."""
     pool: int = 32768
     """With --tiny: clips that are rendered and encoded once."""
     tokens: int = 208
@@ -113,17 +124,13 @@ class Pupil(nn.Module):
         return Loss(loss.total + heads * loss.weight.detach(), logs)
 
 
-def freeze_encoders(model: AVChat) -> None:
-    """Freeze what this stage does not train."""
-    model.vision.requires_grad_(False)
-    model.audio.requires_grad_(False)
-
-
 def tiny(run: Finetune) -> None:
-    """Train the tiny model on lessons of the world."""
+    """Train the tiny model on lessons of the world: all but the encoders, at one rate."""
+    run = replace(run, steps=run.steps or 1000)
     torch.manual_seed(run.seed)
     model = AVChat.from_pretrained(run.init or "tiny", trainable=True)
-    freeze_encoders(model)
+    model.vision.requires_grad_(False)
+    model.audio.requires_grad_(False)
     pupil = Pupil(model)
     for name in ("tagger", "follower"):  # what an earlier stage left beside its model
         path = Path(run.init).parent / f"{name}.pt"
@@ -136,37 +143,44 @@ def tiny(run: Finetune) -> None:
         return Batch(tagged, tagged.batch.supervised)
 
     trained = [p for p in pupil.parameters() if p.requires_grad]
-    if fit(run, pupil, [{"params": trained}], batch_at):
-        model.save_pretrained(run.output / "model")
+    if fit(run, pupil, [{"params": trained}], batch_at, save=model.save_pretrained):
         for name in ("tagger", "follower"):
             torch.save(getattr(pupil, name).state_dict(), run.output / f"{name}.pt")
 
 
 def manifest(run: Finetune) -> None:
     """Train on the user's own clips."""
-    model = AVChat.from_pretrained(run.init or "timeline", trainable=True)
-    freeze_encoders(model)
-    samples = read_manifest(run.data)
-    projectors = [*model.visual_projector.parameters(), *model.audio_projector.parameters()]
-    groups = [
-        {"params": projectors, "lr": run.projector_lr},
-        {"params": [p for p in model.language.parameters() if p.requires_grad]},
-    ]
-
-    def batch_at(number: int) -> Batch:
-        batch = manifest_batch(model, samples, run.batch, run.seed, number)
-        return Batch(batch, batch.supervised)
-
-    if fit(run, model, groups, batch_at):
-        model.save_pretrained(run.output / "model")
+    torch.manual_seed(run.seed)  # of fresh adapters
+    model = AVChat.from_pretrained(
+        run.init or ("tiny" if run.tiny else "timeline"),
+        device=own_device(),
+        bits=4 if run.language == "qlora" else None,
+        trainable=True,
+        adapters=False,
+    )
+    language = run.language
+    if language == "auto":
+        language = "full" if model.config.language.hub is None else "lora"
+    given = run.lora if run.lora != LoraConfig() else None
+    trainable = Trainable(
+        language=language,
+        language_lr=run.lr,
+        lora=given,
+        visual_projector=run.projectors,
+        audio_projector=run.projectors,
+        projector_lr=run.projector_lr,
+        vision_lr=run.vision_lr,
+        audio_lr=run.audio_lr,
+    )
+    train(run, model, trainable)
 
 
 def main(run: Finetune) -> None:
     """Train on the world or on a manifest."""
-    if run.tiny:
-        tiny(run)
-    elif run.data:
+    if run.data:
         manifest(run)
+    elif run.tiny:
+        tiny(run)
     else:
         raise DataError("give --data, a manifest of clips with questions and answers, or --tiny")
 

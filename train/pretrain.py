@@ -9,35 +9,43 @@ model frozen (P1's first stage).
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
 from torch import nn
 
-from avchat.config import PRESETS, ModelError
-from avchat.data import DataError, manifest_batch, read_manifest
+from avchat.config import PRESETS, LoraConfig, ModelError
+from avchat.data import DataError
 from avchat.encoders import encode
 from avchat.language import train_tokenizer
 from avchat.model import AVChat
 from avchat.pool import Glimpses, glimpses, world_texts
+from avchat.stage import StageConfig, train
 from avchat.tagging import Tagger
-from avchat.training import Batch, Loss, RunConfig, TrainingError, fit
+from avchat.trainable import Trainable
+from avchat.training import Batch, Loss, TrainingError, fit, own_device
 from avchat.world.lessons import draw_lesson
 
 
 @dataclass(frozen=True)
-class Pretrain(RunConfig):
+class Pretrain(StageConfig):
     """Encoders and projectors."""
 
     output: Path = Path("runs/pretrain")
     tiny: bool = False
-    """Train the bundled model's encoders from nothing on the world; no other data needed."""
-    data: Path | None = None
-    """Manifest (JSON lines) of clips with captions or what is said in them."""
-    init: str = "timeline"
-    """Preset, folder or Hub id to start from (not with --tiny)."""
+    """Without --data, train the bundled model's encoders from nothing on the world; with it, start
+    from the bundled model."""
+    init: str = ""
+    """Preset, folder or Hub id to start from (default: timeline, with --tiny the bundled model)."""
+    part: Literal["audio", "visual", "both"] = "both"
+    """Which projector is trained. P1: audio on speech with its text and captioned sounds, visual on
+    captioned pictures."""
+    projectors: Literal["full", "lora"] = "full"
+    lora: LoraConfig = LoraConfig()
+    """With --projectors lora: their adapters."""
     lr: float = 1e-3
     looks: int = 3
     """With --tiny: frames of each clip."""
@@ -67,6 +75,7 @@ class TagEncoders(nn.Module):
 
 def tiny(run: Pretrain) -> None:
     """Train the tiny encoders and their projectors on tags."""
+    run = replace(run, steps=run.steps or 1000)
     torch.manual_seed(run.seed)
     model = AVChat.from_config(PRESETS["tiny"], train_tokenizer(world_texts(3000, run.seed), 768))
     pupil = TagEncoders(model)
@@ -76,34 +85,36 @@ def tiny(run: Pretrain) -> None:
         drawn = [draw_lesson(run.seed, first + k, turns=0, sentences=0) for k in range(run.batch)]
         return Batch(glimpses(model, drawn, run.looks, number), run.batch)
 
-    if fit(run, pupil, [{"params": list(pupil.parameters())}], batch_at):
-        model.save_pretrained(run.output / "model")
+    groups = [{"params": list(pupil.parameters())}]
+    if fit(run, pupil, groups, batch_at, save=model.save_pretrained):
         torch.save(pupil.tagger.state_dict(), run.output / "tagger.pt")
 
 
-def projectors(run: Pretrain) -> None:
-    """Train both projectors on a manifest; everything else is frozen."""
-    model = AVChat.from_pretrained(run.init, trainable=True)
-    samples = read_manifest(run.data)
-    model.requires_grad_(False)
-    trained = [*model.visual_projector.parameters(), *model.audio_projector.parameters()]
-    for parameter in trained:
-        parameter.requires_grad_(True)
-
-    def batch_at(number: int) -> Batch:
-        batch = manifest_batch(model, samples, run.batch, run.seed, number)
-        return Batch(batch, batch.supervised)
-
-    if fit(run, model, [{"params": trained}], batch_at):
-        model.save_pretrained(run.output / "model")
+def manifest(run: Pretrain) -> None:
+    """Train projectors on manifests; encoders and language model are frozen (P1's first stage)."""
+    torch.manual_seed(run.seed)
+    model = AVChat.from_pretrained(
+        run.init or ("tiny" if run.tiny else "timeline"),
+        device=own_device(),
+        trainable=True,
+        adapters=False,
+    )
+    trainable = Trainable(
+        language="frozen",
+        lora=run.lora,
+        visual_projector="frozen" if run.part == "audio" else run.projectors,
+        audio_projector="frozen" if run.part == "visual" else run.projectors,
+        projector_lr=run.lr,
+    )
+    train(run, model, trainable)
 
 
 def main(run: Pretrain) -> None:
     """Train on the world or on a manifest."""
-    if run.tiny:
+    if run.data:
+        manifest(run)
+    elif run.tiny:
         tiny(run)
-    elif run.data:
-        projectors(run)
     else:
         raise DataError("give --data, a manifest of clips with captions, or --tiny")
 

@@ -213,8 +213,13 @@ def main(run: TrainVLSA) -> None:
         return Batch(batch, run.batch)
 
     trained = [p for p in head.parameters() if p.requires_grad]
-    if fit(run, Lookup(head, chat), [{"params": trained}], batch_at):
-        head.save_pretrained(run.output / "model", half=run.tiny)
+    fit(
+        run,
+        Lookup(head, chat),
+        [{"params": trained}],
+        batch_at,
+        save=lambda folder: head.save_pretrained(folder, half=run.tiny),
+    )
 
 
 if __name__ == "__main__":

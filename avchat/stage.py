@@ -1,0 +1,219 @@
+"""One stage of training on the user's own manifests, from their lines to a saved model.
+
+What pretrain.py and finetune.py share: they differ in what is trained.
+"""
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from avchat.batches import Batches, Layout
+from avchat.clip_source import Cached, Decoded
+from avchat.collate import Batch as Rows
+from avchat.data import DataError, Sample, read_manifest
+from avchat.encoders import Inputs, encode
+from avchat.features import FeatureCache, part_of
+from avchat.model import AVChat, Loss
+from avchat.trainable import Trainable, choose, lines, table
+from avchat.training import Batch, RunConfig, Validation, fit, rank_and_world
+
+EVERYTHING = sys.maxsize
+WAIT_S = 1.0
+
+
+@dataclass(frozen=True)
+class StageConfig(RunConfig):
+    """A run on manifests."""
+
+    data: tuple[Path, ...] = ()
+    """Manifests (JSON lines) of clips with questions and answers, or with captions."""
+    validation: tuple[Path, ...] = ()
+    """Manifests of what is not trained on: the model that answers them best is kept in best/."""
+    steps: int = 0
+    """Optimiser steps; 0: as many as --epochs take."""
+    epochs: float = 3.0
+    """How often each sample is trained on."""
+    batch: int = 4
+    """Rows in a micro-batch of one process."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+    log_every: int = 10
+    cache: Path | None = None
+    """Folder of frozen features (see train/cache.py); what it lacks is computed first."""
+    pack: int = 0
+    """Tokens of a row that holds several samples, which do not see each other; 0: one a row."""
+    sound_only: float = 0.0
+    """How often a sample of both senses is trained with its sound alone."""
+    picture_only: float = 0.0
+    """How often it is trained with its picture alone."""
+    skip_bad: bool = False
+    """Leave out samples that cannot be used, and list them in run.json, instead of stopping."""
+    workers: int = 2
+    """Processes or threads that decode clips."""
+    checkpointing: bool = False
+    """Compute the language model's layers again in the backward pass: slower, far less memory."""
+    compile: bool = False
+    """Compile the language model (torch.compile)."""
+
+
+class Answerer(nn.Module):
+    """The parts of a chat model that a run moves, cuts and saves; frozen encoders stay outside."""
+
+    def __init__(self, model: AVChat, encoders_learn: bool) -> None:
+        super().__init__()
+        self.__dict__["chat"] = model  # past nn.Module, which would count all of its weights in
+        parts = [model.visual_projector, model.audio_projector, model.language]
+        self.encoders = nn.ModuleList([model.vision, model.audio] if encoders_learn else [])
+        self.parts = nn.ModuleList(parts)
+        spec = model.spec
+        self.ghost = Inputs(
+            pixels=torch.zeros(1, 3, spec.image_size, spec.image_size),
+            mels=torch.zeros(1, spec.num_mels, 2 * spec.window_states),
+            num_states=1,
+            frame_times_s=(0.0,),
+            start_s=0.0,
+            duration_s=1.0,
+        )
+
+    def forward(self, rows: Rows) -> Loss:
+        """Compute the loss of a batch.
+
+        With encoders that learn, one blank frame and one window of silence go through them too:
+        ranks must use the same weights in the same order, and some have no picture or no sound.
+        """
+        if not len(self.encoders):
+            return self.chat(rows)
+        clips = [*rows.clips, self.ghost.to(self.chat.device)]
+        *features, ghost = encode(clips, *self.encoders, chunk=EVERYTHING)
+        loss = self.chat(replace(rows, clips=features))
+        nothing = 0.0 * (ghost.visual.sum() + ghost.audio.sum())
+        return loss._replace(total=loss.total + nothing)
+
+
+def train(run: StageConfig, model: AVChat, trainable: Trainable) -> bool:
+    """Train a model on manifests and save it; say whether the run is finished.
+
+    Raises:
+        DataError, ConfigError, TrainingError: one line in the user's words.
+    """
+    _check(run)
+    groups = choose(model, trainable)
+    trained = table(model, groups)
+    rank, world = rank_and_world()
+    if rank == 0:
+        print("\n".join(lines(trained)), file=sys.stderr)
+    learn = trainable.vision_lr > 0 or trainable.audio_lr > 0
+    if learn and run.cache:
+        raise DataError("--cache keeps features of frozen encoders: leave it out, or freeze them")
+    samples, held_out = _read(run.data), _read(run.validation)
+    source = _source(run, model, [*samples, *held_out], learn)
+    layout = Layout(
+        group=run.batch * run.accumulate * world,
+        pack=run.pack,
+        sound_only=run.sound_only,
+        picture_only=run.picture_only,
+        seed=run.seed,
+    )
+    deck = Batches(model, samples, source, layout, skip_bad=run.skip_bad)
+    unseen = None
+    if held_out:
+        fixed = Layout(pack=run.pack, shuffle=False)
+        unseen = Batches(model, held_out, source, fixed, skip_bad=run.skip_bad)
+    if run.checkpointing:
+        model.language.gradient_checkpointing_enable({"use_reentrant": False})
+    if run.compile:
+        model.language.compile()
+    run = replace(run, steps=run.steps or deck.steps(run.epochs))
+    facts = {"data": _hashes([*run.data, *run.validation]), "trained": trained}
+
+    def described() -> dict[str, Any]:
+        skipped = {**deck.skipped, **(unseen.skipped if unseen else {})}
+        return {**facts, "skipped": skipped}
+
+    finished = fit(
+        run,
+        Answerer(model, learn),
+        [{k: v for k, v in group.items() if k != "part"} for group in groups],
+        _numbered(deck, run.batch),
+        save=model.save_pretrained,
+        validation=unseen
+        and Validation(-(-len(unseen) // run.batch), _numbered(unseen, run.batch)),
+        facts=described,
+    )
+    if rank == 0 and deck.skipped:
+        print(f"note: {len(deck.skipped)} samples left out, listed in run.json", file=sys.stderr)
+    return finished
+
+
+def _numbered(deck: Batches, size: int) -> Callable[[int], Batch]:
+    def at(number: int) -> Batch:
+        rows, counts = deck.at(number, size)
+        return Batch(rows, rows.supervised, counts)
+
+    return at
+
+
+def _check(run: StageConfig) -> None:
+    """Find settings that cannot be meant."""
+    shares = run.sound_only, run.picture_only
+    if min(shares) < 0 or sum(shares) > 1:
+        raise DataError("--sound-only and --picture-only must be parts, together at most 1")
+    if run.epochs <= 0 and not run.steps:
+        raise DataError(f"--epochs must be above 0, not {run.epochs:g}")
+    for name in ("batch", "accumulate", "workers", "save_every", "log_every", "validate_every"):
+        if getattr(run, name) < 1:
+            flag = name.replace("_", "-")
+            raise DataError(f"--{flag} must be at least 1, not {getattr(run, name)}")
+    if run.pack < 0 or run.steps < 0:
+        raise DataError("--pack and --steps must not be below 0")
+
+
+def _read(paths: Sequence[Path]) -> list[Sample]:
+    """Read manifests as one; DataError where two samples have one id."""
+    samples = [sample for path in paths for sample in read_manifest(path)]
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.id in seen:
+            raise DataError(f"{', '.join(map(str, paths))}: two samples have the id {sample.id}")
+        seen.add(sample.id)
+    return samples
+
+
+def _source(
+    run: StageConfig, model: AVChat, samples: list[Sample], learn: bool
+) -> Cached | Decoded:
+    """Open the cache and compute what it lacks, each rank its share; or look at the files."""
+    rank, world = rank_and_world()
+    parts = [part_of(sample) for sample in samples if sample.media is not None]
+    with tqdm(unit="clip", file=sys.stderr, disable=None if rank == 0 else True) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        if run.cache is None:
+            bar.set_description("looking at clips")
+            decoded = Decoded(model, run.workers, learn)
+            decoded.look(samples, tell)
+            return decoded
+        cache = FeatureCache(run.cache, model)
+        bar.set_description("computing features")
+        if cache.missing(parts):
+            cache.fill(parts, workers=run.workers, share=(rank, world), progress=tell)
+        while world > 1 and cache.missing(parts):  # what the other ranks compute
+            time.sleep(WAIT_S)
+            cache = FeatureCache(run.cache, model)
+        return Cached(cache)
+
+
+def _hashes(paths: Sequence[Path]) -> dict[str, str]:
+    """Name what is in manifests, by their files' names."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
