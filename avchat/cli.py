@@ -1,5 +1,5 @@
-"""The command line: `avchat chat | index | find | moments | library | data | world | doctor |
-demo`.
+"""The command line: `avchat chat | index | find | moments | library | data | merge | push | world |
+doctor | demo`.
 
 A verb is a dataclass, from which tyro makes the flags and `--help`. Answers and JSON go to stdout,
 everything else to stderr. Exit codes: 0 done, 2 the input is at fault (one line that begins
@@ -24,11 +24,12 @@ import tyro
 from tqdm import tqdm
 from tyro.conf import Positional, arg, subcommand
 
-from avchat import data_cli, index_cli, lookup_cli
+from avchat import data_cli, index_cli, lookup_cli, model_cli
 from avchat.data_cli import Check, Convert, DataVerb, Split
 from avchat.index_cli import Index
 from avchat.input_error import InputError
 from avchat.lookup_cli import Find, LibraryVerb
+from avchat.model_cli import Merge, Push
 from avchat.moments_cli import Moments, moments
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ Verb = (
     | Annotated[LibraryVerb, subcommand("library")]
     | Annotated[Moments, subcommand("moments")]
     | Annotated[DataVerb, subcommand("data", description=data_cli.__doc__)]
+    | Annotated[Merge, subcommand("merge")]
+    | Annotated[Push, subcommand("push")]
     | Annotated[World, subcommand("world")]
     | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Demo, subcommand("demo")]
@@ -337,6 +340,8 @@ RUN: dict[type, Callable[[Any], None]] = {
     Check: data_cli.check,
     Convert: data_cli.convert,
     Split: data_cli.split,
+    Merge: model_cli.merge,
+    Push: model_cli.push,
     World: world,
     Doctor: doctor,
     Demo: demo,

@@ -4,6 +4,7 @@ Enters: a `LanguageConfig`. Leaves: a Transformers model, which takes `inputs_em
 tokenizer.
 """
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +54,45 @@ def build_language(
     if config.embedding_std is not None:
         nn.init.normal_(model.get_input_embeddings().weight, std=config.embedding_std)
     return model
+
+
+def restore_language(
+    folder: Path, weights: dict[str, torch.Tensor], *, dtype: torch.dtype, bits: Bits | None = None
+) -> PreTrainedModel:
+    """Build a language model from the architecture in a folder and all of its weights.
+
+    Raises:
+        ConfigError: weights are missing, or there are some that it does not have.
+    """
+    architecture = AutoConfig.from_pretrained(str(folder))
+    with torch.device("meta"):
+        kind = type(AutoModelForCausalLM.from_config(architecture))
+    model, found = kind.from_pretrained(
+        None,
+        config=architecture,
+        state_dict=weights,
+        dtype=dtype,
+        quantization_config=None if bits is None else _quantisation(bits, dtype),
+        output_loading_info=True,
+    )
+    wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
+    if wrong:
+        raise ConfigError(f"{folder}: {len(wrong)} weights missing or unknown ({wrong[0]}, ...)")
+    return model
+
+
+def save_architecture(model: nn.Module, folder: Path) -> None:
+    """Save what `restore_language` builds a model from, beside its weights."""
+    architecture = copy.deepcopy(model.config)
+    architecture.dtype = model.get_input_embeddings().weight.dtype
+    architecture.save_pretrained(str(folder))
+
+
+def base_dtype(config: LanguageConfig) -> torch.dtype:
+    """Tell in which precision a published base is stored; fp32 where it does not say."""
+    if config.hub is None:
+        return torch.float32
+    return AutoConfig.from_pretrained(config.hub, revision=config.revision).dtype or torch.float32
 
 
 def _quantisation(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig:

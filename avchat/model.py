@@ -8,17 +8,18 @@ Legend: B rows, L tokens of a row, N media tokens, C trained columns, D width, V
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import HfApi
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from avchat import projectors
+from avchat.card import plain_card
 from avchat.collate import Batch, block_mask
 from avchat.config import CONFIG_FILE, PRESETS, Config, ModelError
 from avchat.encoders import (
@@ -41,19 +42,23 @@ from avchat.language import (
     load_tokenizer,
     merge_lora,
     plain_weights,
+    restore_language,
+    save_architecture,
     save_lora,
 )
 from avchat.media import Media
 from avchat.projectors import AudioProjector, Encoded, MediaTokens, Slot, VisualProjector
 from avchat.prompt import IGNORE, PICTURE_ID, SOUND_ID, Prompt
+from avchat.push import push
 from avchat.saved import (
     ADAPTER_FOLDER,
+    CARD_FILE,
+    LANGUAGE_FOLDER,
     TOKENIZER_FOLDER,
     WEIGHTS_FILE,
     commit_of,
     find_checkpoint,
     is_unbundled,
-    model_card,
     own_prefixes,
     read_weights,
     without_peft,
@@ -103,6 +108,9 @@ class AVChat(nn.Module):
         self.context: int = language.config.max_position_embeddings
         # names of weights of Hub bases that a checkpoint has changed: they are saved with it
         self.changed: set[str] = set()
+        # the folder with the language model's weights, where those in memory are in 4 or 8 bit
+        self.unquantised: Path | None = None
+        self.card = ""  # of the folder that it was loaded from
 
     @classmethod
     def from_config(
@@ -113,11 +121,13 @@ class AVChat(nn.Module):
         dtype: torch.dtype = torch.float32,
         bits: Bits | None = None,
         lora: bool = True,
+        language: nn.Module | None = None,
     ) -> "AVChat":
         """Build a model from its config: bases from the Hub, frozen; the rest with random weights.
 
         Args: tokenizer: None for the language base's own; dtype: of vision and language model,
-        the rest stays in fp32; lora: attach fresh adapters where the config asks for them.
+        the rest stays in fp32; lora: attach fresh adapters where the config asks for them;
+        language: the language model, where the caller has built it.
         """
         tokenizer = tokenizer or load_tokenizer(config.language.hub, config.language.revision)
         if config.language.inline is not None:
@@ -127,7 +137,7 @@ class AVChat(nn.Module):
             config = replace(config, language=replace(config.language, inline=inline))
         vision = build_vision(config.vision).to(dtype)
         audio = build_audio(config.audio)  # in fp32 always: Whisper's norms compute in no other
-        language = build_language(config.language, dtype=dtype, bits=bits)
+        language = language or build_language(config.language, dtype=dtype, bits=bits)
         for part, base in ((config.vision, vision), (config.audio, audio)):
             base.requires_grad_(part.hub is None)
         language.requires_grad_(config.language.hub is None)
@@ -246,10 +256,26 @@ class AVChat(nn.Module):
             bare = without_peft(name)
             wanted = bare.startswith(built) or name in trained or bare in self.changed
             # tied weights are one tensor under two names: safetensors wants it once
-            if wanted and ".lora_" not in name and weight.data_ptr() not in seen:
+            quantised = self.unquantised is not None and bare.startswith("language.")
+            once = ".lora_" not in name and weight.data_ptr() not in seen
+            if wanted and once and not quantised:
                 seen.add(weight.data_ptr())
                 weights[bare] = weight.detach().cpu().contiguous()
+        if self.unquantised is not None:
+            weights |= _language_of(read_weights(self.unquantised), "language.")
         return weights
+
+    def _save_architecture(self, folder: Path) -> None:
+        """Where a checkpoint holds all of a published language model, save what builds it."""
+        if self.unquantised is not None:
+            copytree(self.unquantised / LANGUAGE_FOLDER, folder, dirs_exist_ok=True)
+            return
+        held = {name for name, weight in self.named_parameters() if weight.requires_grad}
+        held |= self.changed
+        names = [n for n in self.state_dict() if n.startswith("language.") and ".lora_" not in n]
+        whole = all(name in held or without_peft(name) in held for name in names)
+        if self.config.language.hub is not None and whole:
+            save_architecture(self.language, folder)
 
     def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> None:
         """Write config, weights, tokenizer, adapters and a model card into a folder.
@@ -261,9 +287,10 @@ class AVChat(nn.Module):
         self.config.save(folder)
         self.tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
         save_file(self.own_weights(), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        self._save_architecture(folder / LANGUAGE_FOLDER)
         if has_lora(self.language):
             save_lora(self.language, folder / ADAPTER_FOLDER)
-        (folder / "README.md").write_text(card or model_card(self.config), encoding="utf-8")
+        (folder / CARD_FILE).write_text(card or plain_card(self.config), encoding="utf-8")
 
     @classmethod
     def from_pretrained(
@@ -291,11 +318,20 @@ class AVChat(nn.Module):
                 return cls.from_config(base, dtype=dtype, bits=bits, lora=adapters).to(device)
             folder = find_checkpoint(str(name))
             config, tokenizer = Config.load(folder), load_tokenizer(folder / TOKENIZER_FOLDER)
-            model = cls.from_config(config, tokenizer, dtype=dtype, bits=bits, lora=False)
+            weights, language = read_weights(folder), None
+            if (folder / LANGUAGE_FOLDER).is_dir():  # all of it is here: the base is not asked for
+                whole = _language_of(weights, "")
+                language = restore_language(folder / LANGUAGE_FOLDER, whole, dtype=dtype, bits=bits)
+            made = {"dtype": dtype, "bits": bits, "lora": False, "language": language}
+            model = cls.from_config(config, tokenizer, **made)
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"{name}: a part could not be loaded ({reason})") from error
-        model._load_weights(folder)
+        if language is not None and bits is not None:
+            model.unquantised = folder
+        model._load_weights(folder / WEIGHTS_FILE, weights, restored=language is not None)
+        if (folder / CARD_FILE).is_file():
+            model.card = (folder / CARD_FILE).read_text(encoding="utf-8")
         adapter = folder / ADAPTER_FOLDER
         if adapter.is_dir():
             model.language = load_lora(model.language, adapter, trainable=trainable)
@@ -303,9 +339,14 @@ class AVChat(nn.Module):
             model.language = attach_lora(model.language, config.language.lora)
         return model.to(device).eval()
 
-    def _load_weights(self, folder: Path) -> None:
-        """Load `model.safetensors`; every weight that no base brings must be there."""
-        path, weights = folder / WEIGHTS_FILE, read_weights(folder)
+    def _load_weights(self, path: Path, weights: dict[str, Tensor], *, restored: bool) -> None:
+        """Load what was read from a file; every weight that no base brings must be there.
+
+        Args: restored: the language model was built from them already.
+        """
+        self.changed |= set(weights)
+        if restored:
+            weights = {n: w for n, w in weights.items() if not n.startswith("language.")}
         try:
             missing, unknown = self.load_state_dict(weights, strict=False)
         except RuntimeError as error:
@@ -318,15 +359,18 @@ class AVChat(nn.Module):
             raise ModelError(
                 f"{path}: {len(missing)} weights missing, {len(unknown)} unknown ({wrong}, ...)"
             )
-        self.changed |= set(weights)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, card: str | None = None) -> None:
-        """Save to the Hugging Face Hub, as `save_pretrained` writes it."""
-        api = HfApi()
-        api.create_repo(repo_id, private=private, exist_ok=True)
+        """Save to the Hugging Face Hub, as `save_pretrained` writes it; PushError says why not."""
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, card=card)
-            api.upload_folder(repo_id=repo_id, folder_path=folder)
+            push(Path(folder), repo_id, private=private)
+
+
+def _language_of(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Pick the language model's weights, under names that begin with `prefix` instead."""
+    own = {n: w for n, w in weights.items() if n.startswith("language.")}
+    return {prefix + name.removeprefix("language."): weight for name, weight in own.items()}
 
 
 def _pinned(config: Config) -> Config:

@@ -115,6 +115,8 @@ class RunLog:
         speed = self.warm_seen.tokens / max(spent - self.warm_s, 1e-9)
         if step % self.run.log_every and step != self.run.steps:
             self.bar.set_postfix_str(f"loss {loss:.3f} {speed:.0f} tokens/s", refresh=False)
+            if step % self.run.save_every == 0:
+                self.record()  # which the card of the checkpoint quotes
             return
         left = spent / (step - self.start) * (self.run.steps - step)
         row = {"step": step, "loss": loss, "norm": norm, "lr": lr, "minutes": spent / 60, **logs}
@@ -130,8 +132,11 @@ class RunLog:
         self.record()
 
     def validated(self, step: int, loss: float) -> None:
-        """Log the loss of a validation."""
+        """Log the loss of a validation; the record is as new as the best model's card needs it."""
+        if self.best is None or loss < self.best.loss:
+            self.best = Best(step, loss)
         if self.main:
+            self.record()
             self._row({"step": step, "validation_loss": loss})
             self.bar.write(f"step {step}: validation loss {loss:.4f}", file=sys.stderr)
             self.accelerator.log({"validation_loss": loss}, step=step)

@@ -1,7 +1,7 @@
-"""A saved model on disk: where a name leads, which weights belong in it, what its card says.
+"""A saved model on disk: where a name leads, which weights belong in it.
 
-A folder holds `config.json`, `model.safetensors`, `tokenizer/`, `README.md` and, with LoRA,
-`adapter/`. model.py writes and reads them.
+A folder holds `config.json`, `model.safetensors`, `tokenizer/`, `README.md`, with LoRA `adapter/`
+and, where it holds all of a published language model, `language/`. model.py writes and reads them.
 """
 
 import hashlib
@@ -19,6 +19,8 @@ WEIGHTS_FILE = "model.safetensors"
 ADAPTER_FOLDER = "adapter"
 # apart from our config.json, which AutoTokenizer would take for one of its own
 TOKENIZER_FOLDER = "tokenizer"
+LANGUAGE_FOLDER = "language"  # the architecture of a language model that is saved whole
+CARD_FILE = "README.md"
 ASSETS = Path(__file__).parent / "assets"  # of the package: a folder for each bundled model
 
 
@@ -54,7 +56,10 @@ def commit_of(hub: str | None, revision: str | None) -> str | None:
     """Find which commit of a Hub repository was loaded; None for a folder or no repository."""
     if hub is None or Path(hub).is_dir():
         return None
-    cached = try_to_load_from_cache(hub, CONFIG_FILE, revision=revision)
+    try:
+        cached = try_to_load_from_cache(hub, CONFIG_FILE, revision=revision)
+    except HFValidationError:  # a folder that is gone, of a language model that is saved whole
+        return None
     return Path(cached).parent.name if isinstance(cached, str) else None
 
 
@@ -86,19 +91,3 @@ def own_prefixes(config: Config) -> tuple[str, ...]:
 def without_peft(name: str) -> str:
     """Give a weight the name that it has without peft's wrapping."""
     return name.replace("language.base_model.model.", "language.").replace(".base_layer.", ".")
-
-
-def model_card(config: Config) -> str:
-    """Write a plain model card."""
-    parts = (config.vision, config.audio, config.language)
-    bases = [part.hub for part in parts if part.hub is not None]
-    listed = "".join(f"- {base}\n" for base in bases) or "- none: all weights are in this folder\n"
-    notice = f"\n{config.notice}\n" if config.notice else ""
-    return (
-        f"---\nlibrary_name: avchat\npipeline_tag: video-text-to-text\n---\n"
-        f"# {config.name}\n{notice}"
-        f"\nAn avchat model, layout `{config.projector.layout}`. Bases, as in `{CONFIG_FILE}`:\n\n"
-        f"{listed}\n```python\nfrom avchat import AVChat\n\n"
-        'model = AVChat.from_pretrained("path/to/this/folder")\n'
-        'print("".join(model.open("clip.mp4").ask("What do you hear?")))\n```\n'
-    )

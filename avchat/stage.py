@@ -16,12 +16,14 @@ from torch import nn
 from tqdm import tqdm
 
 from avchat.batches import Batches, Layout
+from avchat.card import run_card
 from avchat.clip_source import Cached, Decoded
 from avchat.collate import Batch as Rows
 from avchat.data import DataError, Sample, read_manifest
 from avchat.encoders import Inputs, encode
 from avchat.features import FeatureCache, part_of
 from avchat.model import AVChat, Loss
+from avchat.run_log import read_record
 from avchat.trainable import Trainable, choose, lines, table
 from avchat.training import Batch, RunConfig, Validation, fit, rank_and_world
 
@@ -132,18 +134,31 @@ def train(run: StageConfig, model: AVChat, trainable: Trainable) -> bool:
     if run.compile:
         model.language.compile()
     run = replace(run, steps=run.steps or deck.steps(run.epochs))
-    facts = {"data": _hashes([*run.data, *run.validation]), "trained": trained}
+    facts = {
+        "stage": type(run).__name__.lower(),
+        "data": _hashes([*run.data, *run.validation]),
+        "manifests": {
+            "training": _contents(run.data, samples),
+            "validation": _contents(run.validation, held_out),
+        },
+        "trained": trained,
+    }
 
     def described() -> dict[str, Any]:
         skipped = {**deck.skipped, **(unseen.skipped if unseen else {})}
         return {**facts, "skipped": skipped}
+
+    def save(folder: Path) -> None:
+        record = read_record(run.output)
+        card = run_card(model.config, record, place=folder, before=model.card)
+        model.save_pretrained(folder, card=card)
 
     finished = fit(
         run,
         Answerer(model, learn),
         [{k: v for k, v in group.items() if k != "part"} for group in groups],
         _numbered(deck, run.batch),
-        save=model.save_pretrained,
+        save=save,
         validation=unseen
         and Validation(-(-len(unseen) // run.batch), _numbered(unseen, run.batch)),
         facts=described,
@@ -217,3 +232,11 @@ def _source(
 def _hashes(paths: Sequence[Path]) -> dict[str, str]:
     """Name what is in manifests, by their files' names."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _contents(paths: Sequence[Path], samples: Sequence[Sample]) -> dict[str, Any]:
+    """Tell which manifests there are, and count what is in them."""
+    clips = {part_of(sample) for sample in samples if sample.media is not None}
+    text_only = sum(sample.media is None for sample in samples)
+    files = [path.name for path in paths]
+    return {"files": files, "samples": len(samples), "clips": len(clips), "text_only": text_only}

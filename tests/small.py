@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PhiConfig, PhiForCausalLM
 from whisper.model import ModelDimensions, Whisper
 
 from avchat.config import (
@@ -13,6 +14,7 @@ from avchat.config import (
     AudioConfig,
     Config,
     LanguageConfig,
+    LoraConfig,
     VisionConfig,
     VLSAConfig,
 )
@@ -124,6 +126,26 @@ def build_model(config: Config = TIMELINE_CONFIG, seed: int = 0) -> AVChat:
     """Build a random model in evaluation mode."""
     torch.manual_seed(seed)
     return AVChat.from_config(config, TOKENIZER).eval()
+
+
+def build_based(base: Path) -> AVChat:
+    """Build a model whose language model is a published folder, with adapters that do something."""
+    torch.manual_seed(0)
+    PhiForCausalLM(
+        PhiConfig(**TIMELINE_CONFIG.language.inline | {"hidden_size": 64})
+    ).save_pretrained(base)
+    TOKENIZER.save_pretrained(base)
+    lora = LoraConfig(r=2, alpha=4, dropout=0.0, targets=("q_proj", "fc1"))
+    config = replace(TIMELINE_CONFIG, language=LanguageConfig(hub=str(base), lora=lora))
+    return stirred(AVChat.from_config(config).eval())
+
+
+def stirred(model: AVChat) -> AVChat:
+    """Give fresh adapters weights, as if they had learned."""
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    return model
 
 
 def make_media(

@@ -21,9 +21,11 @@ LAYERS = [
     "parts",
     "encoders",
     "projectors",
-    "language prompt saved",
+    "language prompt saved card",
+    "push",
     "collate packing",
     "model",
+    "merging",
     "chat batch",
     "receipt",
     "checkpoints",
@@ -65,7 +67,7 @@ LAYERS = [
     "doctor",
     "input_error",
     "lookup_cli",
-    "data_cli index_cli moments_cli",
+    "data_cli index_cli model_cli moments_cli",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

@@ -1,6 +1,7 @@
 """The splice, the loss and the folder a model is saved in, each against a slow or a fresh twin."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,13 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from small import POOLED_CONFIG, TIMELINE_CONFIG, TOKENIZER, build_model, make_media
+from small import POOLED_CONFIG, TIMELINE_CONFIG, build_based, build_model, make_media
 from torch import Tensor
-from transformers import PhiConfig, PhiForCausalLM
 
 import avchat.model
 from avchat.collate import block_mask, collate
-from avchat.config import PRESETS, LanguageConfig, LoraConfig, ModelError
+from avchat.config import PRESETS, ModelError
 from avchat.model import AVChat, Loss
 from avchat.prompt import IGNORE, PICTURE_ID, SOUND_ID, Packed, Turn
 
@@ -176,19 +176,7 @@ def test_save_and_load_give_the_same_numbers(model: AVChat, tmp_path: Path) -> N
 @pytest.fixture
 def based(tmp_path: Path) -> AVChat:
     """A model whose language model is a published folder, with trained adapters."""
-    torch.manual_seed(0)
-    base = tmp_path / "phi"
-    PhiForCausalLM(
-        PhiConfig(**TIMELINE_CONFIG.language.inline | {"hidden_size": 64})
-    ).save_pretrained(base)
-    TOKENIZER.save_pretrained(base)
-    lora = LoraConfig(r=2, alpha=4, dropout=0.0, targets=("q_proj", "fc1"))
-    config = replace(TIMELINE_CONFIG, language=LanguageConfig(hub=str(base), lora=lora))
-    model = AVChat.from_config(config).eval()
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.1)
-    return model
+    return build_based(tmp_path / "phi")
 
 
 def test_a_published_base_is_not_saved_but_its_adapters_are(based: AVChat, tmp_path: Path) -> None:
@@ -245,6 +233,7 @@ def test_merged_adapters_make_a_whole_model(based: AVChat, tmp_path: Path) -> No
     torch.testing.assert_close(loss_of(based), before, atol=1e-3, rtol=1e-4)
     based.save_pretrained(tmp_path / "merged")
     assert not (tmp_path / "merged" / "adapter").exists()
+    shutil.rmtree(tmp_path / "phi")  # the base is not asked for
     loaded = AVChat.from_pretrained(tmp_path / "merged")
     assert torch.equal(loss_of(loaded), loss_of(based))
 
@@ -309,26 +298,6 @@ def test_a_damaged_folder_is_refused_in_words(tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(ModelError, match="the weights cannot be read"):
         AVChat.from_pretrained(tmp_path)
-
-
-def test_push_uploads_what_save_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[object] = []
-
-    class Hub:
-        """Stands for the one thing that tests cannot reach."""
-
-        def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> None:
-            calls.append((repo_id, private, exist_ok))
-
-        def upload_folder(self, repo_id: str, folder_path: str) -> None:
-            calls.append({path.name for path in Path(folder_path).iterdir()})
-
-    monkeypatch.setattr(avchat.model, "HfApi", Hub)
-    build_model().push_to_hub("me/model", card="# mine")
-    assert calls == [
-        ("me/model", True, True),
-        {"config.json", "model.safetensors", "tokenizer", "README.md"},
-    ]
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
