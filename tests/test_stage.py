@@ -472,8 +472,10 @@ def test_two_processes_learn_what_one_learns(
         np.testing.assert_allclose(values[0], values[1], rtol=1e-3, atol=2e-5)
     ours, theirs = weights(tmp_path / "two" / "model"), weights(tmp_path / "one" / "model")
     assert ours.keys() == theirs.keys()
+    # Adam makes whole steps (1e-2 here) of a single number's gradient that is rounding, so numbers
+    # are compared as a tensor: by the root of their mean square.
     for name, weight in ours.items():
-        torch.testing.assert_close(weight, theirs[name], rtol=1e-2, atol=1e-3, msg=name)
+        assert float((weight - theirs[name]).square().mean().sqrt()) < 2e-4, name
     AVChat.from_pretrained(tmp_path / "two" / "best")
     # go on from the checkpoint of step 4, as after a crash
     for left in ("model", "checkpoints/step-00000005"):
