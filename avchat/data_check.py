@@ -245,6 +245,6 @@ def check_alike(report: Report, looks: dict[Key, Look]) -> None:
             met |= {(late, b, a), (early, a, b)}
             names = f"{late[0].name} looks and sounds nearly like {early[0].name}"
             of = "" if a == b else f" of {report.manifests[a].path}"
-            text = f"{names}{of} (cosine {cosine:.2f}): encoded again?"
+            text = f"{names}{of} (cosine {cosine:.2f}): a copy?"
             kind = "alike" if a == b else "likely shared"
             report.notes.append(Finding(kind, str(report.manifests[b].path), text))

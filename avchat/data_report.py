@@ -143,9 +143,10 @@ def told(said: dict[str, Any]) -> Iterator[str]:
 
 
 def bars(bins: Sequence[dict]) -> Iterator[str]:
-    """Draw a histogram."""
+    """Draw a histogram up to its last bin that holds something."""
     most = max(one["samples"] for one in bins)
-    for one in bins:
+    last_one = max(k for k, one in enumerate(bins) if one["samples"])
+    for one in bins[: last_one + 1]:
         bar = "#" * -(-WIDTH * one["samples"] // most)
         last = "more" if one["to"] is None else one["to"] - 1
         yield f"  {one['from']:>6} - {last:<6} {one['samples']:>6}  {bar}".rstrip()

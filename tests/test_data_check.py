@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import av
 import numpy as np
 import pytest
 from clips import RATE, TIMES, click, write_clip
+from transformers import PhiConfig, SiglipConfig, SiglipVisionConfig
 
 from avchat import data_check
+from avchat.config import TINY, LanguageConfig, VisionConfig
 from avchat.data import DataError, read_manifest
 from avchat.data_answers import biases, script_of, spread_of
-from avchat.data_layout import load_layout
+from avchat.data_layout import context_of, load_layout, patches_of
 from avchat.data_report import Report, as_json, as_text
 from avchat.data_split import split
 from avchat.model import AVChat
@@ -86,7 +89,20 @@ def test_the_layout_is_that_of_the_whole_model(clip: Path, bundled: str) -> None
     assert ours.keys() == whole.keys() and all((ours[k] == whole[k]).all() for k in ours)
 
 
-# a line, the kind of its fault, what is said of it
+def test_the_layout_of_bases_in_folders_is_read_from_their_configs(tmp_path: Path) -> None:
+    vision = SiglipVisionConfig(image_size=48, patch_size=8).to_dict()
+    SiglipConfig(vision_config=vision, text_config={}).save_pretrained(tmp_path / "siglip")
+    PhiConfig(max_position_embeddings=99).save_pretrained(tmp_path / "phi")
+    config = replace(
+        TINY,
+        vision=VisionConfig(hub=str(tmp_path / "siglip")),
+        language=LanguageConfig(hub=str(tmp_path / "phi")),
+    )
+    assert (patches_of(config), context_of(config)) == (36, 99)
+    assert patches_of(TINY) == 64 and context_of(TINY) == 1024
+
+
+# a line, what is said of it
 BAD_LINES = [
     ("{not json", "not JSON"),
     ("[1, 2]", "needs an object"),
