@@ -53,6 +53,7 @@ LAYERS = [
     "data_formats",
     "data_conversion data_split data_report",
     "data_check",
+    "feature_shards",
     "features",
     "clip_source",
     "run_state",
@@ -99,7 +100,7 @@ FORBIDDEN = [
             "cluster",
             "ui",
         },
-        {"captions", "data", "pool", "features", "training"},
+        {"captions", "data", "pool", "feature_shards", "features", "training"},
     ),
 ]
 MAX_FILE_LINES = 400
