@@ -199,6 +199,7 @@ class RunState:
         """Name the folder when it cannot be written; leave nothing half written behind."""
         if self.accelerator.is_main_process:
             _remove(new)
+        self.accelerator.wait_for_everyone()  # lest a faster rank's file is removed
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -242,9 +243,9 @@ def gathered(accelerator: "Accelerator", model: nn.Module) -> Iterator[None]:
     if plugin is None or plugin.zero_stage != 3:
         yield
         return
-    from deepspeed.zero import GatheredParameters
+    from deepspeed import zero
 
-    with GatheredParameters(list(model.parameters())):
+    with zero.GatheredParameters(list(model.parameters())):
         yield
 
 

@@ -22,6 +22,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
+    DistributedType,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     send_to_device,
@@ -210,11 +211,15 @@ def validate(accelerator: Accelerator, model: nn.Module, validation: Validation)
 
 def _accelerator(run: RunConfig) -> Accelerator:
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    # On CPUs several processes need to be told of gloo; one process must not be.
-    if not torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    # On CPUs several processes need to be told of gloo, and that they are on CPUs: else accelerate
+    # opens the group and synchronises nothing, without a word. DeepSpeed wants it the other way.
+    several = not torch.cuda.is_available() and rank_and_world()[1] > 1
+    if several:
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
+    sharded = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     by_itself = run.precision == "auto" and torch.cuda.is_available()
     accelerator = Accelerator(
+        cpu=several and not sharded,
         mixed_precision="bf16" if run.precision == "bf16" or by_itself else "no",
         # not by number: `accelerate launch` sets a variable of the environment that would win
         gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -224,6 +229,7 @@ def _accelerator(run: RunConfig) -> Accelerator:
         log_with=tracker_at_hand(run.tracker),
         project_dir=str(run.output),
     )
+    assert accelerator.num_processes == 1 or accelerator.distributed_type != DistributedType.NO
     if accelerator.state.deepspeed_plugin is not None:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         settings["bf16"] = {"enabled": accelerator.mixed_precision == "bf16"}
