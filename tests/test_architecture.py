@@ -55,6 +55,7 @@ LAYERS = [
     "data_conversion data_split data_report data_likeness",
     "data_look",
     "data_check",
+    "feature_shards",
     "features",
     "clip_source",
     "run_state",
@@ -102,7 +103,7 @@ FORBIDDEN = [
             "cluster",
             "ui",
         },
-        {"captions", "data", "pool", "features", "training"},
+        {"captions", "data", "pool", "feature_shards", "features", "training"},
     ),
 ]
 MAX_FILE_LINES = 400

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from avchat.data import DataError
-from avchat.features import FeatureCache, Part, key_of
+from avchat.features import FeatureCache, Part, key_of, share_of
 from avchat.media import load_media
 from avchat.model import AVChat
 
@@ -96,9 +96,13 @@ def test_a_folder_that_cannot_be_used_is_said_before_the_work(
 
 
 def test_ranks_of_two_machines_fill_together(
-    clip: Path, silent_clip: Path, sound_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = (manifest(tmp_path / "m.jsonl", clip, silent_clip, sound_clip),)
+    media = [tmp_path / f"{k}.mp4" for k in range(40)]
+    media = [next(x for x in media if share_of(whole(x), 2) == rank) for rank in (0, 1)]
+    for k, path in enumerate(media):
+        path.write_bytes(clip.read_bytes() + bytes(k))
+    data = (manifest(tmp_path / "m.jsonl", *media),)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("1", "0"):
         monkeypatch.setenv("RANK", rank)
