@@ -225,4 +225,3 @@ def main(run: StepSpeed) -> None:
         return
     for name, value in report.items():
         print(f"{name:<16}{value:.3f}" if isinstance(value, float) else f"{name:<16}{value}")
-

@@ -58,6 +58,7 @@ LAYERS = [
     "feature_shards",
     "features",
     "clip_source",
+    "run_config",
     "run_state",
     "run_log",
     "batches trainable",
