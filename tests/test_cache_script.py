@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,25 @@ def test_two_processes_of_a_launcher_fill_together(
     )
     assert done.returncode == 0, done.stderr
     assert "3 of 3 clips" in done.stdout
+
+
+def test_the_benchmark_trains_alike_both_ways(
+    clip: Path,
+    silent_clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for path in (clip, silent_clip):
+        shutil.copy(path, tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "eval"))
+    speed = runpy.run_path(str(ROOT / "eval" / "training_speed.py"))
+    small = {"vision": (64, 1, 32), "audio": (64, 1), "language": (64, 1)}
+    options = speed["TrainSpeed"](media=tmp_path, files=3, frames=2, batch=2, **small)
+    speed["main"](replace(options, json=True))  # asserts that the losses are alike
+    result = json.loads(capsys.readouterr().out)
+    assert result["clips"] == 3 and result["cache_bytes"] > 0
+    assert set(result["as_it_goes_s"]) == {"decode", "encode", "language model"}
+    assert set(result["cached_s"]) == {"read", "language model"}
+    speed["main"](replace(options, lora=True))
+    assert "times as fast from the second epoch on" in capsys.readouterr().out
