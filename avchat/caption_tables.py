@@ -15,7 +15,7 @@ from typing import Any
 
 from avchat.container import MediaError
 from avchat.data import DataError, check_part, clip_path
-from avchat.data_rows import Place, Row, Tally, parse, read_rows, read_text
+from avchat.data_rows import LeftOut, Place, Row, Tally, parse, read_rows, read_text
 from avchat.media import probe
 
 CUT_S = 10  # AudioCaps captions ten seconds of a video
@@ -169,10 +169,15 @@ def read_captions_of(
         if not row["caption"].strip():
             tally.left["with an empty caption"] += 1
             continue
+        try:
+            name = target.name(row["media"])
+        except LeftOut as reason:
+            tally.left[str(reason)] += 1
+            continue
         tally.carried += 1
         ids[row["id"]] += 1
         if (count := ids[row["id"]]) > 1:
             tally.lost["an id of their own, so a number was put behind it"] += 1
             row["id"] = f"{row['id']}-{count}"
-        rows.append(row | {"media": target.name(row["media"]), "caption": row["caption"].strip()})
+        rows.append(row | {"media": name, "caption": row["caption"].strip()})
     return rows

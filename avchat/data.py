@@ -91,9 +91,15 @@ def parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}, line {number}: not JSON ({error})") from error
     media = row.get("media", "-") if isinstance(row, dict) else None
-    if not isinstance(media, str) or not media.strip() or "\0" in media:
+    if not isinstance(media, str) or not is_path(media):
         raise DataError(f"{path}, line {number}: needs an object with media, a path")
     return row
+
+
+def is_path(text: str) -> bool:
+    """Tell whether a text can name a file: longer ones, or with a NUL, the system refuses."""
+    sizes = [len(part.encode()) for part in text.split("/")]
+    return bool(text.strip()) and "\0" not in text and max(sizes) <= 255 and sum(sizes) <= 3000
 
 
 def clip_path(folder: Path, name: str) -> Path:

@@ -72,6 +72,8 @@ def check(source: Path, target: Path, read_as: str, write_as: str, root: Path | 
         raise DataError("--media-root is not for speech, whose paths are relative to its tables")
     if root is not None and not root.is_dir():
         raise DataError(f"{root}: no such folder")
+    if target.is_dir():
+        raise DataError(f"{target}: is a folder; name a file in it")
     if target.resolve() == source.resolve():
         raise DataError(f"{target}: is what is read; name another file")
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from avchat.data import DataError, Sample
+from avchat.data import DataError, Sample, is_path
 
 Row = dict[str, Any]
 PICTURES = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff".split())
@@ -74,7 +74,9 @@ class Place:
         return self.root / f"{stem}{ending}"
 
     def name(self, media: Path) -> str:
-        """Write a path relative to the root, with slashes."""
+        """Write a path relative to the root, with slashes; LeftOut where no file can have it."""
+        if not is_path(str(media)):
+            raise LeftOut("with a path that no file can have")
         # '..' leads out of where a link leads to: compare true folders, but keep the file's name
         true = Path(os.path.realpath(media.parent)) / media.name
         return Path(os.path.relpath(true, os.path.realpath(self.root))).as_posix()

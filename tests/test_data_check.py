@@ -109,6 +109,8 @@ BAD_LINES = [
     ('{"media": 3, "messages": []}', "media, a path"),
     ('{"media": "", "messages": []}', "media, a path"),
     ('{"media": null, "messages": []}', "media, a path"),
+    (talk("x", "a" * 300), "media, a path"),
+    (talk("x", "a\0"), "media, a path"),
     ('{"id": "\\ud800", "messages": []}', "surrogate"),
     (talk("x", "a.mp4", start=float("nan")), "start must be"),
     (talk("x", "a.mp4", end=float("inf")), "end must be"),

@@ -137,6 +137,12 @@ TALK = said("<video>\nWhat?", "Rain.")
             "not questions with their answers",
         ),
         ("video-chatgpt-raw", {"q": " ", "a": "b", "video_id": "c"}, "empty turn"),
+        (
+            "video-chatgpt-raw",
+            {"q": "a", "a": "b", "video_id": "c\0"},
+            "path that no file can have",
+        ),
+        ("llava", {"video": "a" * 300, "conversations": TALK}, "path that no file can have"),
     ],
 )
 def test_what_cannot_be_carried_is_counted(tmp_path: Path, form: str, bad: dict, why: str) -> None:
@@ -350,6 +356,8 @@ def test_a_table_becomes_ours_alone_and_nothing_is_written_over_itself(tmp_path:
         convert(tmp_path / "t.csv", tmp_path / "x.json", "clotho", "llava")
     with pytest.raises(DataError, match="name another file"):
         convert(tmp_path / "x.json", tmp_path / "x.json", "llava", "ms-swift")
+    with pytest.raises(DataError, match="is a folder"):
+        convert(tmp_path / "x.json", tmp_path, "llava", "avchat")
     with pytest.raises(DataError, match="no such folder"):
         convert(tmp_path / "x.json", tmp_path / "y.json", "llava", "avchat", tmp_path / "gone")
     assert set(TARGETS) < set(SOURCES)
