@@ -135,7 +135,8 @@ class Batches:
         senses = [self._sense(k, draw) for k, draw in enumerate(rng.random(len(self.samples)))]
         lengths = [self._length(k, sense) for k, sense in enumerate(senses)]
         if layout.pack:
-            rows = fill_rows(lengths, min(layout.pack, self.model.context))
+            mixed = rng if layout.shuffle else None
+            rows = fill_rows(lengths, min(layout.pack, self.model.context), mixed)
             order = rng.permutation(len(rows)) if layout.shuffle else range(len(rows))
             return [[(item, senses[item]) for item in rows[k]] for k in order]
         if layout.shuffle:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from avchat.data import DataError, check_part, read_lines
+from avchat.data import DataError, check_part, clip_path, read_lines
 from avchat.encoders import Features
 from avchat.media import Media, MediaError, load_media
 from avchat.model import AVChat
@@ -96,16 +96,16 @@ def read_captions(path: Path) -> list[CaptionedFile]:
 def captioned_file(path: Path, number: int, row: dict[str, Any]) -> CaptionedFile:
     """Make a captioned file of one line of a manifest; DataError says what is wrong with it."""
     where = f"{path}, line {number}"
-    check_part(where, row)
     if "media" not in row:
         raise DataError(f"{where}: needs media, a path")
+    check_part(where, row)
     if not isinstance(row.get("caption"), str) or not row["caption"].strip():
         raise DataError(f"{where}: needs a caption, a text")
     if row.get("of", "both") not in ABOUT:
         raise DataError(f"{where}: of must be one of {', '.join(ABOUT)}, not {row['of']!r}")
     return CaptionedFile(
         id=str(row.get("id", number)),
-        media=path.parent / row["media"],
+        media=clip_path(path.parent, row["media"]),
         caption=row["caption"],
         of=row.get("of", "both"),
         start_s=row.get("start"),

@@ -26,6 +26,8 @@ CAPTION_QUESTIONS: dict[str, tuple[str, ...]] = {
     "sound": ("Describe what is heard.", "What can be heard?"),
 }
 
+LONGEST_S = 1e7  # 115 days: what is beyond is no time in a file
+
 
 class DataError(Exception):
     """Training data that cannot be used; one line in the user's words, with the file and the
@@ -62,22 +64,50 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         DataError: the file cannot be read, or a line is not an object, its media not a path.
     """
+    for number, line in text_lines(path):
+        yield number, parse_line(path, number, line)
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text that are not blank, with their numbers; DataError if unreadable."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")  # with or without the mark that Windows puts
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not text in UTF-8 ({error.reason})") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict) or not isinstance(row.get("media", ""), str):
-            raise DataError(f"{path}, line {number}: needs an object with media, a path")
-        yield number, row
+    # not splitlines: it also splits at U+2028 and its like, which a JSON string may hold
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line
+
+
+def parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
+    """Parse one line of a manifest; DataError where it is no object or its media is no path."""
+    try:
+        row = json.loads(line)
+        if "\\u" in line:  # half a surrogate pair parses, but no tokenizer and no file takes it
+            json.dumps(row, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+    media = row.get("media", "-") if isinstance(row, dict) else None
+    if not isinstance(media, str) or not is_path(media):
+        raise DataError(f"{path}, line {number}: needs an object with media, a path")
+    return row
+
+
+def is_path(text: str) -> bool:
+    """Tell whether a text can name a file: longer ones, or with a NUL, the system refuses."""
+    sizes = [len(part.encode()) for part in text.split("/")]
+    return bool(text.strip()) and "\0" not in text and max(sizes) <= 255 and sum(sizes) <= 3000
+
+
+def clip_path(folder: Path, name: str) -> Path:
+    """Join a folder and a path as a manifest names it; Windows' backslashes are understood."""
+    path = folder / name
+    if "\\" in name and not path.exists():  # elsewhere a backslash is a letter of a name
+        return folder / name.replace("\\", "/")
+    return path
 
 
 def sample_of(path: Path, number: int, row: dict[str, Any], root: Path | None = None) -> Sample:
@@ -87,10 +117,11 @@ def sample_of(path: Path, number: int, row: dict[str, Any], root: Path | None = 
     if "caption" in row and "messages" not in row:
         row = _asked(where, number, row)
     if row.get("sense", "both") not in SENSES:
-        raise DataError(f"{where}: sense must be one of {', '.join(SENSES)}, not {row['sense']!r}")
+        senses = ", ".join(SENSES)
+        raise DataError(f"{where}: sense must be one of {senses}, not {row['sense']!r:.40}")
     return Sample(
         id=str(row.get("id", number)),
-        media=(root or path.parent) / row["media"] if "media" in row else None,
+        media=clip_path(root or path.parent, row["media"]) if "media" in row else None,
         turns=_turns(where, row.get("messages")),
         start_s=row.get("start"),
         end_s=row.get("end"),
@@ -99,11 +130,18 @@ def sample_of(path: Path, number: int, row: dict[str, Any], root: Path | None = 
 
 
 def check_part(where: str, row: dict[str, Any]) -> None:
-    """Raise DataError where start or end is no number of seconds."""
+    """Raise DataError where start or end is no number of seconds, or no part lies between them."""
     for name in ("start", "end"):
         value = row.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise DataError(f"{where}: {name} must be a number of seconds, not {value!r}")
+            raise DataError(f"{where}: {name} must be a number of seconds, not {value!r:.40}")
+        if value is not None and not 0 <= value <= LONGEST_S:  # NaN is not, either
+            raise DataError(f"{where}: {name} must be 0 to {LONGEST_S:g} seconds")
+    start, end = row.get("start"), row.get("end")
+    if end is not None and end <= (start or 0):
+        raise DataError(f"{where}: end, {end:g} s, must be after the start, {start or 0:g} s")
+    if "media" not in row and (start, end) != (None, None):
+        raise DataError(f"{where}: start and end are of a clip; there is no media")
 
 
 def _asked(where: str, number: int, row: dict[str, Any]) -> dict[str, Any]:

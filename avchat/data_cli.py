@@ -27,7 +27,7 @@ Form = Literal[
     "ms-swift",
     "llama-factory",
 ]
-Table = Literal["msrvtt", "audiocaps", "clotho"]
+Table = Literal["msrvtt", "audiocaps", "clotho", "sounddescs", "valor"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ class Check:
     """files of JSON lines: conversations, or captions"""
     model: str = "tiny"
     """the model that is to be trained, whose context counts: tiny, a folder, a name on the Hub"""
+    exact: bool = False
+    """tell copies by their bytes alone: no encoder of the model runs"""
     json: bool = False
-    """print one JSON object: faults, notes, token budgets, lengths of answers"""
+    """print one JSON object: faults, notes, token budgets, what the answers are like"""
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,19 @@ class Convert:
     """Convert training data; what cannot be carried over is counted on stderr."""
 
     source: Annotated[Path, Positional, arg(metavar="SRC")]
-    """a JSON list, JSON lines, or a table of captions"""
+    """a JSON list, JSON lines, a table of captions; of speech, a folder, a table or \
+hub:NAME[:CONFIG][:SPLIT]"""
     target: Annotated[Path, Positional, arg(metavar="DST")]
     """the file to write: JSON lines when it is avchat's or ends in .jsonl, else a JSON list"""
-    read_as: Annotated[Form | Table, arg(name="from")]
-    """the form of SRC; avchat is a manifest"""
+    read_as: Annotated[Form | Table | Literal["speech"], arg(name="from")]
+    """the form of SRC; avchat is a manifest, speech what the package datasets reads"""
     write_as: Annotated[Form, arg(name="to")]
-    """the form of DST; tables of captions become avchat's alone"""
+    """the form of DST; tables of captions and speech become avchat's alone"""
     media_root: Annotated[Path | None, arg(metavar="DIR")] = None
     """the folder that paths of the other form are relative to, the file's own when left out; from \
 avchat to avchat, those of SRC"""
+    limit: Annotated[int | None, arg(metavar="N")] = None
+    """read N samples and no more"""
 
 
 @dataclass(frozen=True)
@@ -88,15 +93,15 @@ def check(verb: Check) -> None:
         raise InputError("nothing to check: avchat data check M.jsonl...")
     with one_line(), tqdm(unit="clip", file=sys.stderr, disable=None) as bar:
         from avchat import data_check
+        from avchat.data_layout import load_layout
         from avchat.data_report import as_json, as_text
-        from avchat.model import AVChat
 
         def tell(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         report = data_check.check(
-            verb.manifests, lambda: AVChat.from_pretrained(verb.model, device="cpu"), progress=tell
+            verb.manifests, lambda: load_layout(verb.model), copies=not verb.exact, progress=tell
         )
     print(json.dumps(as_json(report)) if verb.json else "\n".join(as_text(report)))
     if report.faults:
@@ -107,11 +112,13 @@ def check(verb: Check) -> None:
 
 def convert(verb: Convert) -> None:
     """Convert a file."""
+    if verb.limit is not None and verb.limit < 1:
+        raise InputError(f"--limit must be at least 1, not {verb.limit}")
     with one_line():
         from avchat import data_conversion
 
         tally = data_conversion.convert(
-            verb.source, verb.target, verb.read_as, verb.write_as, verb.media_root
+            verb.source, verb.target, verb.read_as, verb.write_as, verb.media_root, verb.limit
         )
     if tally.line():
         print(f"note: {tally.line()}", file=sys.stderr)
@@ -130,7 +137,8 @@ def split(verb: Split) -> None:
         print(json.dumps(report))
         return
     for part in report.values():
-        print(f"{part['samples']} samples of {part['clips']} clips in {part['file']}")
+        texts = f" and {part['texts']} texts" if part["texts"] else ""
+        print(f"{part['samples']} samples of {part['clips']} clips{texts} in {part['file']}")
 
 
 @contextlib.contextmanager

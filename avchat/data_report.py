@@ -4,9 +4,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from avchat.captions import CaptionedFile
 from avchat.data import Sample
+from avchat.data_answers import spread_of
 
 STEPS = 10  # of the histogram, up to the context
 WIDTH = 40  # characters of its longest bar
@@ -42,6 +44,7 @@ class Report:
     tokens: list[int] = field(default_factory=list)  # of each conversation that could be laid out
     answers: list[int] = field(default_factory=list)  # tokens of each
     captions: list[int] = field(default_factory=list)  # words of each
+    said: list[str] = field(default_factory=list)  # answers and captions
 
 
 def as_json(report: Report) -> dict:
@@ -58,6 +61,7 @@ def as_json(report: Report) -> dict:
         },
         "answers": {"unit": "tokens", **spread(report.answers)},
         "captions": {"unit": "words", **spread(report.captions)},
+        "said": spread_of(report.said),
     }
 
 
@@ -67,7 +71,8 @@ def counts(manifest: Manifest) -> dict:
         "path": str(manifest.path),
         "kind": "captions" if manifest.captions else "conversations",
         "samples": len(manifest.samples),
-        "clips": len({sample.media for sample in manifest.samples}),
+        "clips": len({sample.media for sample in manifest.samples} - {None}),
+        "texts": sum(sample.media is None for sample in manifest.samples),
     }
 
 
@@ -106,7 +111,8 @@ def histogram(tokens: Sequence[int], context: int) -> list[dict[str, int | None]
 def as_text(report: Report) -> Iterator[str]:
     """Say in lines what was found."""
     for manifest in map(counts, report.manifests):
-        yield "{path}: {samples} {kind} about {clips} files".format(**manifest)
+        texts = ", {texts} of them of text alone" if manifest["texts"] else ""
+        yield f"{{path}}: {{samples}} {{kind}} about {{clips}} files{texts}".format(**manifest)
     if report.tokens:
         yield f"tokens of a conversation, in a context of {report.context}:"
         yield from bars(histogram(report.tokens, report.context))
@@ -117,14 +123,30 @@ def as_text(report: Report) -> Iterator[str]:
         if values:
             text = "{count}, of {min} to {max} {unit}, median {median:g}, mean {mean:g}"
             yield f"{name}: {text.format(unit=unit, **spread(values))}"
+    yield from told(spread_of(report.said))
     for name, findings in (("fault", report.faults), ("note", report.notes)):
         yield from listed(name, findings)
 
 
+def told(said: dict[str, Any]) -> Iterator[str]:
+    """Say what answers are like: their scripts, the most common ones, yes and no."""
+    if not said:
+        return
+    scripts = ", ".join(f"{name} {share:.0%}" for name, share in said["scripts"].items())
+    yield f"scripts: {scripts}"
+    if said["common"][0]["count"] > 1:
+        common = [one for one in said["common"] if one["count"] > 1]
+        listed = ", ".join(f'"{one["answer"]:.30}" {one["share"]:.0%}' for one in common)
+        yield f"said most: {listed}; {said['different']} different"
+    if said["yes"] or said["no"]:
+        yield f"begin with yes: {said['yes']:.0%}, with no: {said['no']:.0%}"
+
+
 def bars(bins: Sequence[dict]) -> Iterator[str]:
-    """Draw a histogram."""
+    """Draw a histogram up to its last bin that holds something."""
     most = max(one["samples"] for one in bins)
-    for one in bins:
+    last_one = max(k for k, one in enumerate(bins) if one["samples"])
+    for one in bins[: last_one + 1]:
         bar = "#" * -(-WIDTH * one["samples"] // most)
         last = "more" if one["to"] is None else one["to"] - 1
         yield f"  {one['from']:>6} - {last:<6} {one['samples']:>6}  {bar}".rstrip()

@@ -1,5 +1,6 @@
 """What conversations of other trainers have in common: turns with tags, and keys for one file."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,14 +49,30 @@ def read_turns(row: Row, keys: Keys, tally: Tally) -> tuple[Turn, ...]:
     return tuple(Turn(q, a.strip()) for q, a in zip(asked, texts[1::2], strict=True))
 
 
+def read_alpaca(row: Row, tally: Tally) -> tuple[Turn, ...]:
+    """Read LLaMA-Factory's alpaca: earlier rounds, then an instruction with its input."""
+    asked = [row.get("instruction"), row.get("input") or ""]
+    history = row.get("history") or []
+    texts = [*asked, row.get("output"), *(x for pair in history for x in pair)]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError("needs instruction and output, two texts; history in pairs of texts")
+    last = "\n".join(text for text in asked if text)
+    said = [x for pair in [*history, [last, row["output"]]] for x in pair]
+    turns = [{"role": ("user", "assistant")[k % 2], "content": text} for k, text in enumerate(said)]
+    return read_turns({"messages": turns, "system": row.get("system")}, MESSAGES, tally)
+
+
 def write_turns(sample: Sample, keys: Keys, kind: str, before: bool = True) -> list[Row]:
-    """Write turns, with the tag of a kind of file before or after the first question."""
+    """Write turns, with the tag of a kind of file before or after the first question.
+
+    Args: kind: empty where there is no file, and no tag.
+    """
     if any(TAG.search(turn.question) for turn in sample.turns):
         raise LeftOut("with a question that holds a tag")
     said = []
     for number, turn in enumerate(sample.turns):
         tagged = [f"<{kind}>", turn.question] if before else [turn.question, f"<{kind}>"]
-        question = turn.question if number else "\n".join(tagged)
+        question = "\n".join(tagged) if kind and not number else turn.question
         said.append({keys.who: keys.asks, keys.text: question})
         said.append({keys.who: keys.answers, keys.text: turn.answer})
     return said
@@ -63,7 +80,7 @@ def write_turns(sample: Sample, keys: Keys, kind: str, before: bool = True) -> l
 
 def one_file(row: Row, *names: str) -> tuple[str, str]:
     """Tell the one file of a sample and what it is: image, audio, video, or heard, a video whose
-    sound is named beside it.
+    sound is named beside it. Both are empty where there is none.
     """
     found = []
     for name in names:
@@ -71,9 +88,9 @@ def one_file(row: Row, *names: str) -> tuple[str, str]:
         for value in values if isinstance(values, list) else [values]:
             if not isinstance(value, str):
                 raise DataError(f"{name} must be a path, not {value!r:.40}")
-            found.append((name.removesuffix("s"), value))
+            found.append((name.removesuffix("s"), value.replace("\\", "/")))
     if not found:
-        raise LeftOut("without a clip")
+        return "", ""
     files = dict(found)
     if len(found) == 1:
         return found[0]
@@ -81,3 +98,19 @@ def one_file(row: Row, *names: str) -> tuple[str, str]:
     if not pair or Path(files["video"]).stem != Path(files["audio"]).stem:
         raise LeftOut("with more than one file")
     return "heard", files["video"]
+
+
+def file_or_text(row: Row, *names: str) -> tuple[str, str]:
+    """Tell the one file of a sample as `one_file` does; without one let pass text without a tag."""
+    kind, name = one_file(row, *names)
+    if not kind and TAG.search(json.dumps(row)):
+        raise LeftOut("with a tag, but without a file")
+    return kind, name
+
+
+def surely_file(row: Row, *names: str) -> tuple[str, str]:
+    """Tell the one file of a sample as `one_file` does; without one the sample is left out."""
+    kind, name = one_file(row, *names)
+    if not kind:
+        raise LeftOut("without a clip")
+    return kind, name

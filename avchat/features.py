@@ -162,7 +162,7 @@ class FeatureCache:
         self._places, self._reader = Places(self.folder), ShardReader(self.folder)
         self._entries: dict[Id, Entry] = {}
         self._faults: dict[Id, str] = {}
-        self._unread: dict[str, str] = {}  # by path: faults of files of which no content is known
+        self._unread: dict[str, Record] = {}  # by path: faults of files of which no hash is known
         for record in read_records(self.folder):
             self._take(record)
 
@@ -171,7 +171,7 @@ class FeatureCache:
         if "place" in record:
             self._places.take(record)
         elif "path" in record:
-            self._unread[record["path"]] = record["fault"]
+            self._unread[record["path"]] = record
         elif "fault" in record:
             self._faults[tuple(record["id"])] = record["fault"]
         else:
@@ -196,7 +196,10 @@ class FeatureCache:
         found = self._id(part)
         if found is not None:
             return None if found in self._entries else self._faults.get(found)
-        return None if is_readable(part.path) else self._unread.get(str(part.path))
+        unread = self._unread.get(str(part.path))
+        if unread is None or readable_as(part.path) not in (None, unread["as"]):
+            return None
+        return unread["fault"]
 
     def __getitem__(self, part: Part) -> PooledFeatures:
         """Map a part's features; DataError where there are none."""
@@ -268,7 +271,9 @@ class FeatureCache:
             if look.place is not None:
                 writer.add(look.place)
             if look.fault is not None and look.place is None:
-                writer.add({"path": str(look.part.path), "fault": look.fault})
+                path = look.part.path
+                seen = {"path": str(path), "as": readable_as(path), "fault": look.fault}
+                writer.add(seen)
             elif look.fault is not None:
                 writer.add({"id": id_of(look), "fault": look.fault})
         for some in batches([look for look in looks if look.clip is not None]):
@@ -282,6 +287,14 @@ class FeatureCache:
 def id_of(look: Look) -> Id:
     """Name what a look was at."""
     return look.place["place"].hash, look.part.start_s, look.part.end_s
+
+
+def readable_as(path: Path) -> list[int] | None:
+    """Say which version of a file may be read: size and date; None for none."""
+    if not is_readable(path):
+        return None
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def share_of(part: Part, world: int) -> int:

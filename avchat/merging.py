@@ -105,15 +105,21 @@ def merge(source: str, target: Path, precision: Precision = "as-is") -> Merged:
 
 def _write(model: AVChat, new: Path, card: str, dtype: torch.dtype, before: Tensor) -> float:
     """Save a merged model and load it again; return how far its logits are from `before`."""
-    model.language.to(dtype)
+    _round(model, dtype)
     model.save_pretrained(new, card=card)
-    model.language.float()
+    _round(model, torch.float32)
     meant = _logits(model)
     loaded = AVChat.from_pretrained(new, device="cpu", dtype=torch.float32)
     written = _logits(loaded)
     if not _difference(written, meant) <= TOLERANCE * float(meant.abs().max()):
         raise ModelError(f"{new}: loaded again, the merged model says something else")
     return _difference(written, before)
+
+
+def _round(model: AVChat, dtype: torch.dtype) -> None:
+    """Set the precision of the language model's weights; `to` would round its frequencies too."""
+    for weight in model.language.parameters():
+        weight.data = weight.data.to(dtype)
 
 
 class _Beside:

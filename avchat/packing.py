@@ -8,19 +8,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
+JITTER = 0.2  # our choice: rows of each epoch hold other samples together, and are as full
 
-def fill_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+
+def fill_rows(
+    lengths: Sequence[int], capacity: int, rng: np.random.Generator | None = None
+) -> list[list[int]]:
     """Pack items into rows of at most `capacity`: best fit, longest first.
 
     An item longer than a row gets one of its own. The bound of best fit decreasing is 11/9 of the
     fewest rows plus a constant; with many short items next to nothing is left over.
 
+    Args: rng: mixes the order a little, so that each epoch joins other items.
+
     Returns:
         Rows of item numbers, each item in one row.
     """
+    sizes = np.asarray(lengths, dtype=float)
+    if rng is not None:
+        sizes = sizes * (1 + JITTER * rng.random(len(sizes)))
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (what is left, row), sorted
-    for item in sorted(range(len(lengths)), key=lambda k: -lengths[k]):
+    for item in np.argsort(-sizes, kind="stable").tolist():
         at = bisect_left(room, (lengths[item], -1))
         if at < len(room):
             left, row = room.pop(at)

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from tqdm import tqdm
 
+from avchat.run_config import RunConfig
 from avchat.run_state import Best, plain
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from avchat.training import RunConfig
 
 RECORD_FILE, METRICS_FILE = "run.json", "metrics.jsonl"
 PACKAGES = ("avchat", "torch", "transformers", "peft", "accelerate", "deepspeed", "bitsandbytes")
@@ -61,7 +60,7 @@ class RunLog:
 
     def __init__(
         self,
-        run: "RunConfig",
+        run: RunConfig,
         accelerator: "Accelerator",
         start: int,
         earlier: dict[str, float],

@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from avchat.run_config import RunConfig
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from avchat.training import RunConfig
 
 STATE_FILE = "state.json"
 TRAINED_FILE = "trained.safetensors"
@@ -56,7 +56,7 @@ class RunState:
 
     def __init__(
         self,
-        run: "RunConfig",
+        run: RunConfig,
         accelerator: "Accelerator",
         model: nn.Module,
         save: Callable[[Path], None],

@@ -23,9 +23,10 @@ from avchat.data import DataError, Sample, read_manifest
 from avchat.encoders import Inputs, encode
 from avchat.features import FeatureCache, part_of
 from avchat.model import AVChat, Loss
+from avchat.run_config import RunConfig
 from avchat.run_log import read_record
 from avchat.trainable import Trainable, choose, lines, table
-from avchat.training import Batch, RunConfig, Validation, fit, rank_and_world
+from avchat.training import Batch, Validation, fit, rank_and_world
 
 EVERYTHING = sys.maxsize
 WAIT_S = 1.0

@@ -1,6 +1,6 @@
-"""How fast are the parts? `python eval/speed.py media | find | index`.
+"""How fast are the parts? `python eval/speed.py media | find | index | train`.
 
-`find` is in eval/finding.py, `index` in eval/indexing_speed.py.
+`find` is in eval/finding.py, `index` in eval/indexing_speed.py, `train` in eval/training_speed.py.
 
 `media`: media prepared, against the ways of peers.
 
@@ -34,9 +34,11 @@ import decord
 import finding
 import indexing_speed
 import numpy as np
+import training_speed
 import tyro
 from finding import FindSpeed
 from indexing_speed import IndexSpeed
+from training_speed import TrainSpeed
 
 from avchat.listing import Wish, choose, list_pictures
 from avchat.media import SAMPLE_RATE, load_media
@@ -199,11 +201,13 @@ def make_clips(folder: Path) -> tuple[Path, ...]:
 
 
 if __name__ == "__main__":
-    kinds = {"media": MediaSpeed, "find": FindSpeed, "index": IndexSpeed}
+    kinds = {"media": MediaSpeed, "find": FindSpeed, "index": IndexSpeed, "train": TrainSpeed}
     run = tyro.extras.subcommand_cli_from_dict(kinds, description=__doc__)
     if isinstance(run, FindSpeed):
         finding.main(run)
     elif isinstance(run, IndexSpeed):
         indexing_speed.main(run)
+    elif isinstance(run, TrainSpeed):
+        training_speed.main(run)
     else:
         main(run)

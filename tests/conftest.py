@@ -105,6 +105,27 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def manifest(
+    clip: Path, silent_clip: Path, sound_clip: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Ten conversations: on both senses, on one, on parts, on nothing; one line is a caption."""
+    from staged import write_manifest
+
+    path = tmp_path_factory.mktemp("manifest") / "m.jsonl"
+    return write_manifest(path, clip, silent_clip, sound_clip)
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model in a folder."""
+    from small import build_model
+
+    folder = tmp_path_factory.mktemp("small") / "model"
+    build_model().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def whisper_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole Whisper with random weights: it says something, and means nothing."""
     from small import write_whisper

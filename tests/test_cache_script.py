@@ -6,12 +6,13 @@ import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from avchat.data import DataError
-from avchat.features import FeatureCache, Part, key_of
+from avchat.features import FeatureCache, Part, key_of, share_of
 from avchat.media import load_media
 from avchat.model import AVChat
 
@@ -96,9 +97,13 @@ def test_a_folder_that_cannot_be_used_is_said_before_the_work(
 
 
 def test_ranks_of_two_machines_fill_together(
-    clip: Path, silent_clip: Path, sound_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = (manifest(tmp_path / "m.jsonl", clip, silent_clip, sound_clip),)
+    media = [tmp_path / f"{k}.mp4" for k in range(40)]
+    media = [next(x for x in media if share_of(whole(x), 2) == rank) for rank in (0, 1)]
+    for k, path in enumerate(media):
+        path.write_bytes(clip.read_bytes() + bytes(k))
+    data = (manifest(tmp_path / "m.jsonl", *media),)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("1", "0"):
         monkeypatch.setenv("RANK", rank)
@@ -120,3 +125,25 @@ def test_two_processes_of_a_launcher_fill_together(
     )
     assert done.returncode == 0, done.stderr
     assert "3 of 3 clips" in done.stdout
+
+
+def test_the_benchmark_trains_alike_both_ways(
+    clip: Path,
+    silent_clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for path in (clip, silent_clip):
+        shutil.copy(path, tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "eval"))
+    speed = runpy.run_path(str(ROOT / "eval" / "training_speed.py"))
+    small = {"vision": (64, 1, 32), "audio": (64, 1), "language": (64, 1)}
+    options = speed["TrainSpeed"](media=tmp_path, files=3, frames=2, batch=2, **small)
+    speed["main"](replace(options, json=True))  # asserts that the losses are alike
+    result = json.loads(capsys.readouterr().out)
+    assert result["clips"] == 3 and result["cache_bytes"] > 0
+    assert set(result["as_it_goes_s"]) == {"decode", "encode", "language model"}
+    assert set(result["cached_s"]) == {"read", "language model"}
+    speed["main"](replace(options, lora=True))
+    assert "times as fast from the second epoch on" in capsys.readouterr().out

@@ -1,15 +1,17 @@
 """Other trainers' forms, written by hand from their published fields, both ways."""
 
 import json
+import shutil
 import wave
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from avchat.captions import read_captions
 from avchat.data import DataError, read_manifest
 from avchat.data_conversion import SOURCES, TARGETS, convert, guess
-from avchat.data_rows import Tally
+from avchat.data_rows import Tally, read_rows
 
 
 def said(*texts: str, who: str = "from", text: str = "value") -> list[dict[str, str]]:
@@ -30,96 +32,21 @@ def ours(media: str, *texts: str, **more: Any) -> dict:
     return {"media": media, **more, "messages": messages(*texts)}
 
 
-# form, a sample of it, the same in our manifest (without its id)
-GOLDEN = [
-    (
-        "llava",
-        {"id": "7", "image": "a.jpg", "conversations": said("<image>\nWho?", "A cat.", "So?", "-")},
-        ours("a.jpg", "Who?", "A cat.", "So?", "-"),
-    ),
-    (
-        "llava",
-        {"id": "8", "video": "v/a.mp4", "conversations": said("<video>\nWhat?", "Rain.")},
-        ours("v/a.mp4", "What?", "Rain."),
-    ),
-    (
-        "videollama2",
-        {"id": "9", "audio": "a.wav", "conversations": said("<audio>\nWhat?", "A horn.")},
-        ours("a.wav", "What?", "A horn.", sense="sound"),
-    ),
-    (
-        "videollama2",
-        {"id": "10", "video": "a.mp4", "conversations": said("<video>\nWhat?", "A horn.")},
-        ours("a.mp4", "What?", "A horn."),
-    ),
-    (
-        "videollama2",
-        {"id": "11", "image": "a.png", "conversations": said("<image>\nWhat?", "A horn.")},
-        ours("a.png", "What?", "A horn."),
-    ),
-    (
-        "video-salmonn-2",
-        {
-            "id": "12",
-            "video": "v/a.mp4",
-            "audio": "v/a.wav",
-            "timestamps": [1.5, 9],
-            "conversations": said("<image>\nWhat?", "A horn."),
-        },
-        ours("v/a.mp4", "What?", "A horn.", start=1.5, end=9),
-    ),
-    (
-        "video-salmonn-2",
-        {"id": "13", "video": "a.mp4", "conversations": said("<image>\nWhat?", "Rain.")},
-        ours("a.mp4", "What?", "Rain.", sense="picture"),
-    ),
-    (
-        "video-salmonn-2",
-        {"id": "14", "audio": "a.wav", "conversations": said("<image>\nWhat?", "Rain.")},
-        ours("a.wav", "What?", "Rain.", sense="sound"),
-    ),
-    (
-        "video-salmonn-2-plus",
-        {
-            "id": "15",
-            "video": "a.mp4",
-            "use_audio": True,
-            "conversations": said("<video>\nWhat?", "Rain."),
-        },
-        ours("a.mp4", "What?", "Rain."),
-    ),
-    (
-        "video-salmonn-2-plus",
-        {
-            "id": "16",
-            "video": "a.mp4",
-            "use_audio": False,
-            "conversations": said("<video>\nWhat?", "Rain."),
-        },
-        ours("a.mp4", "What?", "Rain.", sense="picture"),
-    ),
-    (
-        "video-chatgpt-raw",
-        {"q": "What?", "a": "Rain.", "video_id": "v_1"},
-        ours("v_1.mp4", "What?", "Rain."),
-    ),
-    (
-        "video-chatgpt",
-        {"id": "v_1", "video": "v_1.pkl", "conversations": said("What?\n<video>", "Rain.")},
-        ours("v_1.mp4", "What?", "Rain."),
-    ),
-    (
-        "ms-swift",
-        swift({"videos": ["a.mp4"]}, "<video>\nWhat?", "Rain.", "Where?", "Here."),
-        ours("a.mp4", "What?", "Rain.", "Where?", "Here."),
-    ),
-    ("ms-swift", swift({"images": ["a.jpg"]}, "<image>\nWho?", "I."), ours("a.jpg", "Who?", "I.")),
-    (
-        "llama-factory",
-        swift({"audios": ["a.wav"]}, "<audio>\nWhat?", "Rain."),
-        ours("a.wav", "What?", "Rain.", sense="sound"),
-    ),
-]
+GOLDEN = Path(__file__).parent / "golden"
+OURS = ".avchat.jsonl"
+# A form's file, FORM[.VARIANT].json, .jsonl or .csv, beside what our manifest makes of it.
+PUBLISHED = sorted(path for path in GOLDEN.iterdir() if not path.name.endswith(OURS))
+# What is read in several shapes is written in one.
+WRITTEN = [path for path in PUBLISHED if path.stem in TARGETS]
+
+
+def form_of(path: Path) -> str:
+    return path.name.split(".")[0]
+
+
+def name_of(path: Path) -> str:
+    """Name a test case."""
+    return path.stem
 
 
 def write(path: Path, rows: list) -> Path:
@@ -137,30 +64,37 @@ def carried(folder: Path, form: str, *rows: dict) -> tuple[list[dict], Tally]:
     return lines(folder / "m.jsonl"), tally
 
 
-@pytest.mark.parametrize(("form", "foreign", "own"), GOLDEN)
-def test_a_published_sample_goes_both_ways(
-    tmp_path: Path, form: str, foreign: dict, own: dict
-) -> None:
-    [found], tally = carried(tmp_path, form, foreign)
-    named = "id" in foreign and form != "video-chatgpt"
-    assert named == (found["id"] == foreign.get("id", "")) or form == "video-chatgpt"
-    assert {key: value for key, value in found.items() if key != "id"} == own
-    assert tally.carried == 1 and not tally.left
-    convert(tmp_path / "m.jsonl", tmp_path / "back.json", "avchat", form)
-    assert json.loads((tmp_path / "back.json").read_text()) == [foreign]
-    [sample] = read_manifest(tmp_path / "m.jsonl")
-    assert sample.media == tmp_path / own["media"]
+@pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
+def test_a_published_sample_is_read(tmp_path: Path, path: Path) -> None:
+    tally = convert(path, tmp_path / "m.jsonl", form_of(path), "avchat", tmp_path)
+    expected = lines(path.with_name(path.stem + OURS))
+    assert lines(tmp_path / "m.jsonl") == expected
+    assert tally.carried == len(expected) and not tally.left
+    read = read_captions if "caption" in expected[0] else read_manifest
+    files = [tmp_path / row["media"] if "media" in row else None for row in expected]
+    assert [sample.media for sample in read(tmp_path / "m.jsonl")] == files
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=name_of)
+def test_a_published_sample_is_written_back(tmp_path: Path, path: Path) -> None:
+    own = shutil.copy(path.with_name(path.stem + OURS), tmp_path / "m.jsonl")
+    back = tmp_path / f"back{path.suffix}"
+    assert not convert(Path(own), back, "avchat", form_of(path)).left
+    assert [row for _, row in read_rows(back)] == [row for _, row in read_rows(path)]
 
 
 def test_every_form_has_a_published_sample() -> None:
-    assert {form for form, *_ in GOLDEN} == set(TARGETS) - {"avchat"}
+    assert {form_of(path) for path in PUBLISHED} == set(SOURCES) - {"avchat", "speech"}
+    assert {form_of(path) for path in WRITTEN} == set(TARGETS) - {"avchat"}
 
 
-@pytest.mark.parametrize("form", [form for form in TARGETS if form != "avchat"])
-def test_a_form_is_recognised_by_a_sample(tmp_path: Path, form: str) -> None:
-    foreign = next(row for name, row, _ in GOLDEN if name == form)
+@pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
+def test_a_form_is_recognised_by_a_sample(path: Path) -> None:
+    # three that say of themselves what another would say, too; a table of two plain columns
     alike = {"llama-factory": "ms-swift", "video-chatgpt": "llava"}
-    assert guess(write(tmp_path / "in.json", [foreign])) == alike.get(form, form)
+    alike |= {"sounddescs.pickled": "", "valor.mapper": ""}
+    assert guess(path) == alike.get(path.stem, form_of(path))
+    assert guess(path.with_name(path.stem + OURS)) == "avchat"
 
 
 def test_video_chatgpt_puts_the_tag_after_and_before_by_turns(tmp_path: Path) -> None:
@@ -173,13 +107,21 @@ def test_video_chatgpt_puts_the_tag_after_and_before_by_turns(tmp_path: Path) ->
     assert asked == ["q0\n<video>", "<video>\nq1", "q2\n<video>"]
 
 
+HI = '{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}'
+HI2 = '{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}'
 TALK = said("<video>\nWhat?", "Rain.")
 
 
 @pytest.mark.parametrize(
     ("form", "bad", "why"),
     [
-        ("llava", {"conversations": said("Hi", "Hello")}, "1 without a clip"),
+        ("video-salmonn-2", {"conversations": said("Hi", "Hello")}, "1 without a clip"),
+        (
+            "llava",
+            {"conversations": said("<image>\nHi", "Hello")},
+            "with a tag, but without a file",
+        ),
+        ("llama-factory", {"messages": messages("<audio>q", "a")}, "with a tag, but without"),
         ("llava", {"video": "a.mp4", "image": "b.jpg", "conversations": TALK}, "more than one"),
         ("llava", {"image": ["a.jpg", "b.jpg"], "conversations": TALK}, "more than one file"),
         (
@@ -195,10 +137,16 @@ TALK = said("<video>\nWhat?", "Rain.")
             "not questions with their answers",
         ),
         ("video-chatgpt-raw", {"q": " ", "a": "b", "video_id": "c"}, "empty turn"),
+        (
+            "video-chatgpt-raw",
+            {"q": "a", "a": "b", "video_id": "c\0"},
+            "path that no file can have",
+        ),
+        ("llava", {"video": "a" * 300, "conversations": TALK}, "path that no file can have"),
     ],
 )
 def test_what_cannot_be_carried_is_counted(tmp_path: Path, form: str, bad: dict, why: str) -> None:
-    good = next(row for name, row, _ in GOLDEN if name == form)
+    good = next(row for path in WRITTEN if form_of(path) == form for _, row in read_rows(path))
     rows, tally = carried(tmp_path, form, bad, good)
     assert len(rows) == 1 and tally.left.total() == 1
     assert tally.line().startswith("1 of 2 samples left out") and why in tally.line()
@@ -220,6 +168,8 @@ def test_a_system_turn_is_left_behind_and_counted(tmp_path: Path) -> None:
     [
         ("llava", ours("a.mp4", "q", "a", start=1), "of a part of a file"),
         ("llava", ours("a.mp4", "q", "a", sense="sound"), "of the sound alone"),
+        ("video-salmonn-2", {"messages": messages("q", "a")}, "of text alone"),
+        ("video-chatgpt-raw", {"messages": messages("q", "a")}, "without a video"),
         ("video-salmonn-2-plus", ours("a.wav", "q", "a", sense="sound"), "of the sound alone"),
         ("video-salmonn-2", ours("a.mp4", "q", "a", start=1), "that has no end"),
         ("video-chatgpt", ours("a.wav", "q", "a", sense="sound"), "without a video"),
@@ -268,13 +218,24 @@ def test_samples_of_one_id_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "form", "said"),
     [
-        ('[{"id": 1},\n{"id": 2,,}]', "llava", "line 2: not JSON"),
+        ('[{"id": 1, "conversations": [' + HI + ']},\n{"id": 2,,}]', "llava", "line 2: not JSON"),
+        ('[\n\n{"id": 1, "conversations": 3}]', "llava", "line 3: needs conversations"),
+        ('[{"id": 1} {"id": 2}]', "ms-swift", "line 1: needs messages"),
+        (
+            '[{"messages": [' + HI2 + ']}\n {"id": 2}]',
+            "ms-swift",
+            "line 2: not JSON .Expecting ','",
+        ),
+        ("[" * 100_000, "llava", "line 1: not JSON"),
+        ('[{"messages": "\\ud800"}]', "ms-swift", "line 1: not JSON .*surrogate"),
+        ("[] x", "llava", "line 1: not JSON .Extra data"),
+        ('[{"instruction": "q"}]', "llama-factory", "needs instruction and output"),
         ('{"messages": []}\n\n{"messages', "ms-swift", "line 3: not JSON"),
-        ('[{"video": "a.mp4", "messages": []}]', "llava", "sample 1: needs conversations"),
+        ('[{"video": "a.mp4", "messages": []}]', "llava", "line 1: needs conversations"),
         ('[{"video": "a.mp4", "messages": []}]', "llava", "looks like ms-swift"),
         ('[{"video": 3, "conversations": []}]', "llava", "video must be a path"),
         ('[{"video": "a.mp4", "conversations": ["x"]}]', "llava", "needs from and value"),
-        ('["x"]', "llava", "sample 1: needs an object"),
+        ('["x"]', "llava", "line 1: needs an object"),
         ('[{"q": "x"}]', "video-chatgpt-raw", "needs q, a and video_id"),
         (
             "audiocap_id,caption\n1,x\n",
@@ -288,6 +249,10 @@ def test_samples_of_one_id_are_told_apart(tmp_path: Path) -> None:
         ),
         ('{"videos": []}', "msrvtt", "videos and sentences"),
         ('{"sentences": [{}]}', "msrvtt", "sentence 1: needs video_id"),
+        ('[\n{"video_id": "a", "desc": 3}]', "valor", "line 2: needs video_id and desc"),
+        ("name,text\na,b\n", "sounddescs", "line 1: needs the columns description, id"),
+        ("id,description\n ,b\n", "sounddescs", "line 2: id is empty"),
+        ("audiocap_id,youtube_id,start_time,caption\n1,x,nan,y\n", "audiocaps", "line 2: start"),
     ],
 )
 def test_a_malformed_file_is_one_clear_line(
@@ -347,15 +312,43 @@ def test_captions_of_audiocaps_take_ten_seconds_of_a_whole_video(tmp_path: Path)
     assert "a file found" in tally.line() and "(1)" in tally.line()
 
 
-def test_captions_of_clotho(tmp_path: Path) -> None:
-    source = tmp_path / "t.csv"
-    header = "file_name," + ",".join(f"caption_{k}" for k in range(1, 6))
-    source.write_text(f"{header}\nA b.wav,one,two,three,four,five\n")
-    assert guess(source) == "clotho"
-    convert(source, tmp_path / "m.jsonl", "clotho", "avchat")
-    found = lines(tmp_path / "m.jsonl")
-    assert [row["caption"] for row in found] == ["one", "two", "three", "four", "five"]
-    assert found[0] == {"id": "A b-1", "media": "A b.wav", "caption": "one", "of": "sound"}
+def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "descriptions.pkl").write_bytes(b"x")
+    with pytest.raises(DataError, match="a pickle can run programs.*CSV with the columns id and"):
+        convert(tmp_path / "descriptions.pkl", tmp_path / "m.jsonl", "sounddescs", "avchat")
+
+
+def test_what_a_sample_did_not_have_or_cannot_keep_is_counted(tmp_path: Path) -> None:
+    row = {"video": "a.mp4", "conversations": TALK, "ce_only": True, "stream": False}
+    rows, tally = carried(tmp_path, "llava", row, {"id": "x", **row})
+    assert [row["id"] for row in rows] == ["0", "x"]
+    assert "an id, which they did not have, so their number is it (1)" in tally.line()
+    assert "the field ce_only (2), the field stream (2)" in tally.line()
+
+
+def test_no_more_than_the_limit_is_read(tmp_path: Path) -> None:
+    source = tmp_path / "in.json"
+    source.write_text('[{"id": 1, "conversations": [' + HI + "]}, not JSON")
+    tally = convert(source, tmp_path / "m.jsonl", "llava", "avchat", limit=1)
+    assert tally.carried == 1 == len(lines(tmp_path / "m.jsonl"))
+    table = GOLDEN / "clotho.csv"
+    assert convert(table, tmp_path / "c.jsonl", "clotho", "avchat", limit=3).carried == 3
+
+
+def test_texts_as_windows_writes_them(tmp_path: Path) -> None:
+    """A byte order mark, CRLF, backslashes; and a line separator that JSON allows in a text."""
+    row = {"id": "1", "video": "v\\a.mp4", "conversations": said("<video>\nq", "a\u2028b")}
+    text = json.dumps([row], ensure_ascii=False, indent=1).replace("\n", "\r\n")
+    (tmp_path / "in.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    convert(tmp_path / "in.json", tmp_path / "m.jsonl", "llava", "avchat")
+    [sample] = read_manifest(tmp_path / "m.jsonl")
+    assert sample.media == tmp_path / "v" / "a.mp4" and sample.turns[0].answer == "a\u2028b"
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "a.mp4").touch()
+    own = json.dumps(ours("v\\a.mp4", "q", "a"))
+    (tmp_path / "w.jsonl").write_bytes(b"\xef\xbb\xbf" + own.encode() + b"\r\n\r\n")
+    [sample] = read_manifest(tmp_path / "w.jsonl")
+    assert sample.media == tmp_path / "v" / "a.mp4"
 
 
 def test_a_table_becomes_ours_alone_and_nothing_is_written_over_itself(tmp_path: Path) -> None:
@@ -363,6 +356,8 @@ def test_a_table_becomes_ours_alone_and_nothing_is_written_over_itself(tmp_path:
         convert(tmp_path / "t.csv", tmp_path / "x.json", "clotho", "llava")
     with pytest.raises(DataError, match="name another file"):
         convert(tmp_path / "x.json", tmp_path / "x.json", "llava", "ms-swift")
+    with pytest.raises(DataError, match="is a folder"):
+        convert(tmp_path / "x.json", tmp_path, "llava", "avchat")
     with pytest.raises(DataError, match="no such folder"):
         convert(tmp_path / "x.json", tmp_path / "y.json", "llava", "avchat", tmp_path / "gone")
     assert set(TARGETS) < set(SOURCES)

@@ -16,13 +16,14 @@ import torch
 from small import POOLED_CONFIG, TIMELINE_CONFIG, build_model
 
 from avchat import features, isolation
+from avchat.collate import Batch, collate
 from avchat.config import Config
 from avchat.data import DataError, Sample
 from avchat.encoders import SENSES
 from avchat.feature_shards import ShardReader, read_records
 from avchat.features import FeatureCache, Part, ahead, key_of, part_of, share_of
 from avchat.media import load_media
-from avchat.model import AVChat, Batch, collate
+from avchat.model import AVChat
 from avchat.projectors import PooledFeatures
 from avchat.prompt import Turn
 
@@ -264,8 +265,23 @@ def test_killed_in_the_middle_the_same_command_goes_on(
         assert cache.times(part) == straight.times(part)
 
 
-def test_two_ranks_fill_one_folder(model: AVChat, parts: list[Part], tmp_path: Path) -> None:
-    assert {share_of(part, 2) for part in parts} == {0, 1}
+def test_stopped_by_ctrl_c_it_keeps_what_it_has(
+    model: AVChat, parts: list[Part], tmp_path: Path
+) -> None:
+    def stop(done: int, total: int) -> None:
+        if done >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache(tmp_path, model).fill(parts, workers=1, progress=stop)
+    assert len(FeatureCache(tmp_path, model).missing(parts)) in (len(parts) - 4, len(parts) - 3)
+
+
+def test_two_ranks_fill_one_folder(model: AVChat, clip: Path, tmp_path: Path) -> None:
+    many = [Part(clip, k / 20, k / 20 + 1) for k in range(60)]
+    shares = [[part for part in many if share_of(part, 2) == rank] for rank in range(2)]
+    assert min(map(len, shares)) > 15
+    parts = [*shares[0][:3], *shares[1][:4]]
     ranks = [FeatureCache(tmp_path, model) for _ in range(2)]
     for rank in (1, 0):  # in whatever order, and whatever the other has done by then
         fill(ranks[rank], parts[::-1] if rank else parts, share=(rank, 2))
@@ -283,7 +299,7 @@ def test_what_cannot_be_read_is_a_fault_with_its_reason(
     broken.path.write_bytes(clip.read_bytes()[:900])
     text.path.write_text("not a film\n" * 20)
     empty.path.touch()
-    parts = [broken, text, empty, gone, whole(clip)]
+    parts = [broken, text, empty, gone, whole(clip), whole(tmp_path)]
     folder = tmp_path / "features"
     cache = filled(folder, model, parts)
     with monkeypatch.context() as patch:
@@ -302,6 +318,7 @@ def test_what_cannot_be_read_is_a_fault_with_its_reason(
     parts += [slow, crashing]
     assert cache.missing(parts) == []
     assert "text, not a video" in cache.fault(text) and "broken.mp4: " in cache.fault(broken)
+    assert "this is a folder" in cache.fault(whole(tmp_path))
     assert "the file is empty" in cache.fault(empty) and "no such file" in cache.fault(gone)
     assert "took longer" in cache.fault(slow) and "signal 11" in cache.fault(crashing)
     assert cache.fault(whole(clip)) is None

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from avchat import __version__, cli
+from avchat.captions import read_captions
+from avchat.data import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "MODEL_CARD.md", "EXPERIMENTS.md"]
-DOCUMENTS += ["docs/cluster.md"]
+DOCUMENTS += ["docs/cluster.md", "docs/data.md"]
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -59,6 +61,16 @@ def test_a_script_of_the_documents_has_the_flags(words: list[str]) -> None:
     shown = help_of(script, *verbs)
     missing = {flag for flag in flags(rest) if not re.search(rf"{flag}\b", shown)}
     assert not missing, f"{script} does not know {missing}"
+
+
+def test_the_manifests_of_the_documents_can_be_read(tmp_path: Path) -> None:
+    talks, captions = blocks("docs/data.md", "json")
+    [line] = blocks("README.md", "json")
+    path = tmp_path / "m.jsonl"
+    path.write_text(talks + line)
+    assert len(read_manifest(path)) == 7
+    path.write_text(2 * captions)
+    assert len(read_captions(path)) == 2
 
 
 @cache

@@ -20,7 +20,8 @@ from avchat.language import train_tokenizer
 from avchat.model import AVChat
 from avchat.pool import Pool, lesson_batch, retimed, world_texts
 from avchat.projectors import AudioProjector, plan
-from avchat.training import Batch, Loss, RunConfig, TrainingError, fit, schedule
+from avchat.run_config import RunConfig
+from avchat.training import Batch, Loss, TrainingError, fit, schedule
 from avchat.world.dataset import write_dataset
 from avchat.world.lessons import draw_lesson
 

@@ -28,8 +28,9 @@ from avchat.heads import find_head
 from avchat.language import load_tokenizer
 from avchat.model import AVChat
 from avchat.pool import Pool
+from avchat.run_config import RunConfig
 from avchat.saved import fingerprint
-from avchat.training import Batch, RunConfig, TrainingError, fit
+from avchat.training import Batch, TrainingError, fit
 from avchat.vlsa import VLSA, CaptionedClips, VLSALoss
 from avchat.world.scenes import DURATION_S
 
