@@ -42,11 +42,10 @@ def build_language(
     Args: bits: load the weights of a hub model in 4 or 8 bit; embeddings and head stay in `dtype`.
     """
     if config.hub is not None:
+        # None would undo what a base that is published in few bits says of itself
+        few = {} if bits is None else {"quantization_config": _quantisation(bits, dtype)}
         return AutoModelForCausalLM.from_pretrained(
-            config.hub,
-            revision=config.revision,
-            dtype=dtype,
-            quantization_config=None if bits is None else _quantisation(bits, dtype),
+            config.hub, revision=config.revision, dtype=dtype, **few
         )
     if bits is not None:
         raise ConfigError("4 and 8 bit need a language model from the Hub or a folder")

@@ -1,7 +1,10 @@
 """Adapters folded in: the merged folder says the same, stands by itself, and can be trained on."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +22,9 @@ from avchat.language import attach_lora, has_lora
 from avchat.merging import merge
 from avchat.model import AVChat
 from avchat.prompt import Turn
+from avchat.saved import without_peft
+
+ROOT = Path(__file__).resolve().parent.parent
 
 LORA = LoraConfig(r=2, alpha=4, dropout=0.0, targets=("q_proj", "fc1"))
 
@@ -211,3 +217,45 @@ def test_merge_answers_bad_input_in_one_line(
         last = stderr.splitlines()[-1]
         assert last.startswith("error: ") and said in last and stdout == ""
         assert stderr.count("error: ") == 1 and not Path(target).exists()
+
+
+def test_a_run_is_merged_and_trained_on_through_the_real_scripts(
+    manifest: Path, tmp_path: Path
+) -> None:
+    """LoRA, merge, LoRA on what was merged, load: no projector is lost, no base is mistaken."""
+    short = ("--steps", "2", "--batch", "2", "--lr", "1e-2", "--tracker", "none")
+    lora = ("--language", "lora", "--lora.r", "4", "--lora.alpha", "8")
+
+    def finetune(output: str, *words: str) -> Path:
+        done = subprocess.run(
+            [sys.executable, "train/finetune.py", "--data", str(manifest), *words, *lora, *short]
+            + ["--output", str(tmp_path / output)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return tmp_path / output
+
+    first = finetune("first", "--tiny")
+    assert cli.main(["merge", str(first), str(tmp_path / "merged")]) == 0
+    merged = AVChat.from_pretrained(tmp_path / "merged")
+    expected = logits_of(AVChat.from_pretrained(first / "model"))
+    torch.testing.assert_close(logits_of(merged), expected, rtol=1e-3, atol=1e-3)
+    assert "## Merged adapters" in merged.card and "stage finetune" in merged.card
+    shutil.rmtree(first)
+    second = AVChat.from_pretrained(
+        finetune("second", "--init", str(tmp_path / "merged")) / "model"
+    )
+    assert has_lora(second.language) and second.config.language.lora.r == 4
+    before = dict(merged.named_parameters())
+    for name, weight in second.named_parameters():
+        if name.startswith("language.") and ".lora_" not in name:
+            assert torch.equal(weight, before[without_peft(name)]), name
+    learned = [w for name, w in second.named_parameters() if "lora_B" in name]
+    assert learned and all(float(w.detach().abs().max()) > 0 for w in learned)
+    projector = second.visual_projector.mlp.mlp[0].weight
+    assert not torch.equal(projector, merged.visual_projector.mlp.mlp[0].weight)
+    for said in ("/merged`; bases: none", "## Before that", "### Merged adapters"):
+        assert said in second.card

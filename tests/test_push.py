@@ -144,7 +144,7 @@ def test_a_folder_is_uploaded_as_it_is(
     assert hub.files == contents(folder)
     assert len(hub.objects) == 1, "the weights go by themselves"
     assert hub.created["name"] == "my-model" and hub.created["organization"] == "me"
-    assert hub.created["private"] is (flags == ())
+    assert hub.created["visibility"] == ("public" if flags else "private")
     assert hub.tokens == {"Bearer hf_mine"}
     assert hub.validated == (folder / "README.md").read_text()
     assert f"{len(hub.files)} files" in done.stdout and "me/my-model" in done.stdout
@@ -159,7 +159,12 @@ def test_a_model_in_memory_is_uploaded_as_it_would_be_saved(
     )
     done = run(hub.address, "-c", code, str(folder), HF_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert hub.files == {**contents(folder), "README.md": b"# mine"} and hub.created["private"]
+    AVChat.from_pretrained(folder).save_pretrained(tmp_path / "again", card="# mine")
+    odd = "tokenizer/tokenizer_config.json"  # it notes whether its process was offline
+    saved = contents(tmp_path / "again")
+    assert set(hub.files) == set(saved)
+    assert all(hub.files[name] == saved[name] for name in set(saved) - {odd})
+    assert hub.files["README.md"] == b"# mine" and hub.created["visibility"] == "private"
 
 
 def test_what_goes_wrong_on_the_way_is_one_line(
