@@ -17,7 +17,7 @@ from avchat.data import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "MODEL_CARD.md", "EXPERIMENTS.md"]
-DOCUMENTS += ["docs/cluster.md", "docs/data.md"]
+DOCUMENTS += ["docs/cluster.md", "docs/data.md", "docs/training.md"]
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -27,14 +27,17 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """List the shell commands of all documents, split into words, without comments."""
+    """List the shell commands of all documents, split into words, without comments; what `bash -c`
+    runs is a command of its own.
+    """
     found = []
     for document in DOCUMENTS:
         for block in blocks(document, "bash"):
             lines = block.replace("\\\n", " ").splitlines()
             words = [shlex.split(line, comments=True) for line in lines]
             found += [word for word in words if word]
-    return found
+    inner = [shlex.split(words[-1]) for words in found if words[-3:-1] == ["bash", "-c"]]
+    return found + inner
 
 
 def flags(words: list[str]) -> set[str]:
