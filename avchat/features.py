@@ -163,6 +163,10 @@ class FeatureCache:
         self._entries: dict[Id, Entry] = {}
         self._faults: dict[Id, str] = {}
         self._unread: dict[str, Record] = {}  # by path: faults of files of which no hash is known
+        self.reload()
+
+    def reload(self) -> None:
+        """Read what other processes have added since."""
         for record in read_records(self.folder):
             self._take(record)
 

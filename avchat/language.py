@@ -5,6 +5,8 @@ tokenizer.
 """
 
 import copy
+import logging
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +27,10 @@ from transformers import (
 from avchat.config import ConfigError, LanguageConfig, LoraConfig
 
 Bits = Literal[4, 8]
+
+# What peft brings in complains of things that no user of ours can change.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", "`.*gradient_checkpointing.*` is deprecated", FutureWarning)
 
 PAD, EOS = "<pad>", "<eos>"
 # A time such as " 0.25s", a word, a run of signs, white space: each with the space before it.

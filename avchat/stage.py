@@ -20,6 +20,7 @@ from avchat.card import run_card
 from avchat.clip_source import Cached, Decoded
 from avchat.collate import Batch as Rows
 from avchat.data import DataError, Sample, read_manifest
+from avchat.data_rows import wrong_root
 from avchat.encoders import Inputs, encode
 from avchat.features import FeatureCache, part_of
 from avchat.model import AVChat, Loss
@@ -216,18 +217,29 @@ def _source(
             bar.update(done - bar.n)
 
         if run.cache is None:
+            _find_root(run, {part.path for part in parts})
             bar.set_description("looking at clips")
             decoded = Decoded(model, run.workers, learn)
             decoded.look(samples, tell)
             return decoded
         cache = FeatureCache(run.cache, model)
         bar.set_description("computing features")
-        if cache.missing(parts):
+        if missing := cache.missing(parts):
+            _find_root(run, {part.path for part in missing})
             cache.fill(parts, workers=run.workers, share=(rank, world), progress=tell)
         while world > 1 and cache.missing(parts):  # what the other ranks compute
             time.sleep(WAIT_S)
-            cache = FeatureCache(run.cache, model)
+            cache.reload()
         return Cached(cache)
+
+
+def _find_root(run: StageConfig, wanted: set[Path]) -> None:
+    """Raise DataError, with the place, where a manifest's paths are relative to somewhere else."""
+    lost = {path for path in wanted if not path.is_file()}
+    for manifest in (*run.data, *run.validation) if lost else ():
+        mine = {sample.media for sample in read_manifest(manifest)} & lost
+        if mine and (hint := wrong_root(manifest, mine)):
+            raise DataError(f"{manifest}: {hint}")
 
 
 def _hashes(paths: Sequence[Path]) -> dict[str, str]:

@@ -263,8 +263,12 @@ def _anywhere(accelerator: Accelerator, flag: bool) -> bool:
 
 @contextmanager
 def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a flag; the second ends the program as usual."""
+    """Turn the first Ctrl-C or SIGTERM into a flag; the second ends the program as usual.
+
+    `accelerate launch` dies of a SIGTERM without passing it on: a launcher that is gone says stop.
+    """
     asked: list[int] = []
+    launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
 
     def ask(number: int, frame: Any) -> None:
         asked.append(number)
@@ -272,7 +276,7 @@ def _stop_signal() -> Iterator[Callable[[], bool]]:
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(asked) or launcher not in (None, os.getppid())
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

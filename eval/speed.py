@@ -1,6 +1,7 @@
-"""How fast are the parts? `python eval/speed.py media | find | index | train`.
+"""How fast are the parts? `python eval/speed.py media | find | index | train | step`.
 
-`find` is in eval/finding.py, `index` in eval/indexing_speed.py, `train` in eval/training_speed.py.
+`find` is in eval/finding.py, `index` in eval/indexing_speed.py, `train` in eval/training_speed.py,
+`step` in eval/step_speed.py.
 
 `media`: media prepared, against the ways of peers.
 
@@ -34,10 +35,12 @@ import decord
 import finding
 import indexing_speed
 import numpy as np
+import step_speed
 import training_speed
 import tyro
 from finding import FindSpeed
 from indexing_speed import IndexSpeed
+from step_speed import StepSpeed
 from training_speed import TrainSpeed
 
 from avchat.listing import Wish, choose, list_pictures
@@ -201,7 +204,13 @@ def make_clips(folder: Path) -> tuple[Path, ...]:
 
 
 if __name__ == "__main__":
-    kinds = {"media": MediaSpeed, "find": FindSpeed, "index": IndexSpeed, "train": TrainSpeed}
+    kinds = {
+        "media": MediaSpeed,
+        "find": FindSpeed,
+        "index": IndexSpeed,
+        "train": TrainSpeed,
+        "step": StepSpeed,
+    }
     run = tyro.extras.subcommand_cli_from_dict(kinds, description=__doc__)
     if isinstance(run, FindSpeed):
         finding.main(run)
@@ -209,5 +218,7 @@ if __name__ == "__main__":
         indexing_speed.main(run)
     elif isinstance(run, TrainSpeed):
         training_speed.main(run)
+    elif isinstance(run, StepSpeed):
+        step_speed.main(run)
     else:
         main(run)

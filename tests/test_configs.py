@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.commands.launch import launch_command_parser
 from test_readme import commands
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,21 +51,15 @@ def test_the_configurations_are_all_explained() -> None:
 
 
 @pytest.mark.parametrize("words", LAUNCHES, ids=" ".join)
-def test_accelerate_knows_the_flags_of_the_documents(
-    words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_accelerate_knows_the_flags_of_the_documents(words: list[str]) -> None:
     """What stands before the script is accelerate's, and the configuration that is named exists."""
-    monkeypatch.chdir(ROOT)
-    numbered = [re.sub(r"^\$\w+$", "1", word) for word in words[2:]]
+    numbered = [re.sub(r"^\$SLURM_\w+$", "2", word) for word in words[2:]]
     args = launch_command_parser().parse_args(numbered)
     assert (ROOT / args.training_script).is_file()
-    if args.config_file is None:
-        return
-    config = load_config_from_file(args.config_file)
-    args, _, _ = _validate_launch_command(args)
-    assert args.num_processes == (config.num_processes * args.num_machines or args.num_processes)
-    if args.num_machines > 1:
+    assert args.config_file is None or (ROOT / args.config_file) in CONFIGS
+    if args.num_machines is not None:
         assert args.main_process_ip and args.main_process_port and args.machine_rank is not None
+        assert args.num_processes > args.num_machines, "processes of all machines together"
 
 
 def test_there_are_commands_for_one_machine_and_for_more() -> None:

@@ -109,7 +109,8 @@ def test_the_files_a_document_links_to_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", text)
     local = [link for link in links if "://" not in link]
-    assert not [link for link in local if not (ROOT / link).exists()]
+    folder = (ROOT / document).parent
+    assert not [link for link in local if not (folder / link).exists()]
 
 
 @pytest.mark.parametrize("document", ["ARCHITECTURE.md"])

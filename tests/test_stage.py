@@ -200,3 +200,13 @@ def test_the_record_of_a_run(manifest: Path, tmp_path: Path) -> None:
     assert len(record["data"]["m.jsonl"]) == 64 and record["device_hours"] > 0
     assert record["peak_memory_gb"] > 0.05
     assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+def test_paths_that_are_relative_to_somewhere_else(manifest: Path, clip: Path) -> None:
+    folder = clip.parent / "manifests"
+    folder.mkdir(exist_ok=True)
+    moved = folder / "moved.jsonl"
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    moved.write_text(json.dumps({"id": "m", "media": clip.name, "messages": turns}) + "\n")
+    with pytest.raises(DataError, match="relative to .*avchat data convert"):
+        trained(run_of(folder / "run", moved))
