@@ -169,18 +169,24 @@ class RunState:
                 f"{checkpoint} was made with other settings ({listed}): "
                 "give another --output, or --no-resume"
             )
-        if self.sharded and now["processes"] != then["processes"]:
+        if now["cut"] != then["cut"]:
             raise TrainingError(
-                f"{checkpoint} is cut over {then['processes']} processes of DeepSpeed, and these "
-                f"are {now['processes']}: go on with as many, or begin from its weights with "
-                f"--init {checkpoint / 'model'} and another --output"
+                f"{checkpoint} is {then['cut']}, and this run is {now['cut']}: go on in the same "
+                f"way, or begin from its weights with --init {checkpoint / 'model'} and another "
+                "--output"
             )
 
     def _describe(self, step: int, counts: dict[str, float]) -> dict[str, Any]:
         processes = self.accelerator.num_processes
+        plugin = self.accelerator.state.deepspeed_plugin
+        cut = (
+            f"cut over {processes} processes by DeepSpeed, ZeRO-{plugin.zero_stage}"
+            if plugin
+            else ""
+        )
         return {
             "step": step,
-            "processes": processes,
+            "cut": cut or "in one piece",
             "rows": self.run.batch * self.run.accumulate * processes,
             "settings": plain(asdict(self.run)),
             "data": plain(self.data),
