@@ -221,25 +221,25 @@ class RunState:
     def _save_trained(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
         """Write the trained weights alone, in place of accelerate's whole model."""
         if weights and self.accelerator.is_main_process:
-            save_file(trained_weights(self.model), Path(folder) / TRAINED_FILE)
+            save_file(self._trained(), Path(folder) / TRAINED_FILE)
         weights.clear()
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        """Collect the weights that are trained, by the names that they have without wrappers."""
+        bare = self.accelerator.unwrap_model(self.model)
+        return {n: p.detach() for n, p in bare.named_parameters() if p.requires_grad}
 
     def _load_trained(self, models: list[nn.Module], folder: str) -> None:
         if not models:
             return  # DeepSpeed has loaded its shards
         models.clear()
-        trained = trained_weights(self.model)
+        trained = self._trained()
         saved = load_file(Path(folder) / TRAINED_FILE)
         if set(saved) != set(trained):
             raise TrainingError(f"{folder} was made with other trained parts: --no-resume")
         with torch.no_grad():
             for name, weight in trained.items():
                 weight.copy_(saved[name])
-
-
-def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Collect the weights that are trained, by name."""
-    return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
 
 @contextmanager
