@@ -67,19 +67,22 @@ def restore_language(
     """Build a language model from the architecture in a folder and all of its weights.
 
     Raises:
-        ConfigError: weights are missing, or there are some that it does not have.
+        ConfigError: weights are missing, of another shape, or some that it does not have.
     """
     architecture = AutoConfig.from_pretrained(str(folder))
     with torch.device("meta"):
         kind = type(AutoModelForCausalLM.from_config(architecture))
-    model, found = kind.from_pretrained(
-        None,
-        config=architecture,
-        state_dict=weights,
-        dtype=dtype,
-        quantization_config=None if bits is None else _quantisation(bits, dtype),
-        output_loading_info=True,
-    )
+    try:
+        model, found = kind.from_pretrained(
+            None,
+            config=architecture,
+            state_dict=weights,
+            dtype=dtype,
+            quantization_config=None if bits is None else _quantisation(bits, dtype),
+            output_loading_info=True,
+        )
+    except RuntimeError as error:
+        raise ConfigError(f"{folder}: does not fit the weights ({error})") from error
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if wrong:
         raise ConfigError(f"{folder}: {len(wrong)} weights missing or unknown ({wrong[0]}, ...)")

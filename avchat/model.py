@@ -347,11 +347,16 @@ class AVChat(nn.Module):
         self.changed |= set(weights)
         if restored:
             weights = {n: w for n, w in weights.items() if not n.startswith("language.")}
-        try:
-            missing, unknown = self.load_state_dict(weights, strict=False)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ModelError(f"{path}: does not fit {CONFIG_FILE} ({reason})") from error
+        own = self.state_dict()
+        other = [n for n, w in weights.items() if n in own and w.shape != own[n].shape]
+        if other:
+            shapes = (" x ".join(map(str, x[other[0]].shape)) for x in (weights, own))
+            reason = "{} is {} in the file and {} by the config".format(other[0], *shapes)
+            raise ModelError(
+                f"{path}: does not fit {CONFIG_FILE} ({len(other)} weights of another shape; "
+                f"{reason})"
+            )
+        missing, unknown = self.load_state_dict(weights, strict=False)
         built = own_prefixes(self.config)
         missing = [name for name in missing if name.startswith(built)]
         if missing or unknown:

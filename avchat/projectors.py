@@ -390,6 +390,7 @@ def _project(
     """
     first = mlp.mlp[0]
     no_rows = [torch.zeros(0, first.in_features, device=first.weight.device)]
+    pooled = [rows.to(no_rows[0].dtype) for rows in pooled]  # bf16's autocast takes no fp16
     tokens = mlp(torch.cat(pooled or no_rows), torch.cat(times or [torch.zeros(0)]))
     dealt = dict(zip(present, tokens.split([len(rows) for rows in pooled] or [0]), strict=False))
     return [dealt.get(k, tokens[:0]) for k in range(num_clips)]

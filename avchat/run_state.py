@@ -169,18 +169,24 @@ class RunState:
                 f"{checkpoint} was made with other settings ({listed}): "
                 "give another --output, or --no-resume"
             )
-        if self.sharded and now["processes"] != then["processes"]:
+        if now["cut"] != then["cut"]:
             raise TrainingError(
-                f"{checkpoint} is cut over {then['processes']} processes of DeepSpeed, and these "
-                f"are {now['processes']}: go on with as many, or begin from its weights with "
-                f"--init {checkpoint / 'model'} and another --output"
+                f"{checkpoint} is {then['cut']}, and this run is {now['cut']}: go on in the same "
+                f"way, or begin from its weights with --init {checkpoint / 'model'} and another "
+                "--output"
             )
 
     def _describe(self, step: int, counts: dict[str, float]) -> dict[str, Any]:
         processes = self.accelerator.num_processes
+        plugin = self.accelerator.state.deepspeed_plugin
+        cut = (
+            f"cut over {processes} processes by DeepSpeed, ZeRO-{plugin.zero_stage}"
+            if plugin
+            else ""
+        )
         return {
             "step": step,
-            "processes": processes,
+            "cut": cut or "in one piece",
             "rows": self.run.batch * self.run.accumulate * processes,
             "settings": plain(asdict(self.run)),
             "data": plain(self.data),
@@ -215,25 +221,25 @@ class RunState:
     def _save_trained(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
         """Write the trained weights alone, in place of accelerate's whole model."""
         if weights and self.accelerator.is_main_process:
-            save_file(trained_weights(self.model), Path(folder) / TRAINED_FILE)
+            save_file(self._trained(), Path(folder) / TRAINED_FILE)
         weights.clear()
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        """Collect the weights that are trained, by the names that they have without wrappers."""
+        bare = self.accelerator.unwrap_model(self.model)
+        return {n: p.detach() for n, p in bare.named_parameters() if p.requires_grad}
 
     def _load_trained(self, models: list[nn.Module], folder: str) -> None:
         if not models:
             return  # DeepSpeed has loaded its shards
         models.clear()
-        trained = trained_weights(self.model)
+        trained = self._trained()
         saved = load_file(Path(folder) / TRAINED_FILE)
         if set(saved) != set(trained):
             raise TrainingError(f"{folder} was made with other trained parts: --no-resume")
         with torch.no_grad():
             for name, weight in trained.items():
                 weight.copy_(saved[name])
-
-
-def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Collect the weights that are trained, by name."""
-    return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
 
 @contextmanager

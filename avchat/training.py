@@ -34,6 +34,10 @@ from avchat.run_config import RunConfig
 from avchat.run_log import Counts, RunLog, tracker_at_hand
 from avchat.run_state import Best, RunState, TrainingError, check_room
 
+if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+    # before anything imports DeepSpeed, which would look for a GPU and complain that there is none
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
 
 class Loss(NamedTuple):
     """The sum over supervised tokens that is trained on, and named values for the log.

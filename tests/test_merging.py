@@ -123,9 +123,16 @@ def test_a_whole_language_model_that_lost_a_weight_is_refused(tmp_path: Path) ->
     build_based(tmp_path / "phi").save_pretrained(tmp_path / "saved")
     merge(str(tmp_path / "saved"), tmp_path / "merged")
     config = tmp_path / "merged" / "language" / "config.json"
-    config.write_text(config.read_text().replace('hidden_layers": 2', 'hidden_layers": 3'))
-    with pytest.raises(ModelError, match="weights missing or unknown"):
-        AVChat.from_pretrained(tmp_path / "merged")
+    said = config.read_text()
+    for other, reason in (
+        (said.replace('hidden_layers": 2', 'hidden_layers": 3'), "weights missing or unknown"),
+        (said.replace('intermediate_size": 64', 'intermediate_size": 32'), "does not fit"),
+    ):
+        assert other != said
+        config.write_text(other)
+        with pytest.raises(ModelError, match=reason) as error:
+            AVChat.from_pretrained(tmp_path / "merged")
+        assert "\n" not in str(error.value)
 
 
 def test_what_cannot_be_merged_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

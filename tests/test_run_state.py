@@ -99,37 +99,31 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_first_step(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def script(*words: object, **more: object) -> subprocess.Popen:
+def script(*words: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, str(ROOT / "train/finetune.py"), *(str(w) for w in words)]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, **more
-    )
+    command = [sys.executable, *launcher, "train/finetune.py", *(str(w) for w in words)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.parametrize(
+    "launcher",
+    [(), pytest.param(("-m", "accelerate.commands.launch"), marks=pytest.mark.slow)],
+    ids=["python", "accelerate"],
+)
 def test_sigterm_saves_and_says_how_to_go_on(
-    manifest: Path, small_model: Path, tmp_path: Path
+    manifest: Path, small_model: Path, tmp_path: Path, launcher: tuple[str, ...]
 ) -> None:
-    words = [
-        "--data",
-        manifest,
-        "--init",
-        small_model,
-        "--output",
-        tmp_path,
-        "--batch",
-        2,
-        "--log-every",
-    ]
-    words += [1, "--tracker", "none", "--cache", tmp_path / "features"]
-    run = script(*words, "--steps", 100_000)
+    """The same where the signal reaches the launcher alone, which passes nothing on."""
+    words = ["--data", manifest, "--init", small_model, "--output", tmp_path, "--log-every", 1]
+    words += ["--batch", 2, "--tracker", "none", "--cache", tmp_path / "features"]
+    run = script(*words, "--steps", 100_000, launcher=launcher)
     assert run.stderr is not None
     for line in run.stderr:
         if line.startswith("step 3/"):
             run.send_signal(signal.SIGTERM)
             break
-    rest = run.stderr.read()
-    assert run.wait(60) == 0, rest
+    rest = run.stderr.read()  # to its end: the launcher may be gone before the run
+    assert run.wait(60) == (-signal.SIGTERM if launcher else 0), rest
     assert "the same command goes on from there" in rest and "Traceback" not in rest
     assert len(list((tmp_path / "checkpoints").glob("step-*"))) == 1
 
@@ -261,6 +255,7 @@ def test_two_processes_learn_what_one_learns(
     for name, weight in ours.items():
         assert float((weight - theirs[name]).square().mean().sqrt()) < 2e-4, name
     AVChat.from_pretrained(tmp_path / "two" / "best")
+    AVChat.from_pretrained(tmp_path / "two" / "checkpoints" / "step-00000004" / "model")
     # go on from the checkpoint of step 4, as after a crash
     for left in ("model", "checkpoints/step-00000005"):
         subprocess.run(["rm", "-r", str(tmp_path / "two" / left)], check=True)
@@ -268,3 +263,11 @@ def test_two_processes_learn_what_one_learns(
     assert again.returncode == 0 and "resumed after step 4" in again.stderr, again.stderr
     for name, weight in weights(tmp_path / "two" / "model").items():
         torch.testing.assert_close(weight, ours[name], rtol=1e-4, atol=1e-5, msg=name)
+    alone = [*same, "--output", tmp_path / "two", "--batch", 4]
+    subprocess.run(["rm", "-r", str(tmp_path / "two/checkpoints/step-00000005")], check=True)
+    other = launched((), *alone)
+    if way == "gloo":  # other numbers of processes go on, too
+        assert other.returncode == 0 and "resumed after step 4" in other.stderr, other.stderr
+        return
+    assert other.returncode == 2 and "Traceback" not in other.stderr
+    assert "cut over 2 processes by DeepSpeed" in other.stderr.splitlines()[-1]
