@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PINS := pyproject.toml requirements.txt constraints.txt
+# Processes that share the default tests out.
+WORKERS ?= 2
 PATHS := avchat train eval tests app.py
 
 .PHONY: demo test test-slow tiny fmt lint clean
@@ -9,8 +11,8 @@ PATHS := avchat train eval tests app.py
 demo: .venv/.installed             ## the app, on http://127.0.0.1:7860
 	$(BIN)/python app.py
 
-test: .venv/.installed-dev         ## the default tests
-	$(BIN)/python -m pytest -q
+test: .venv/.installed-dev         ## the default tests, in WORKERS processes
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-slow: .venv/.installed-dev    ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 # Before any import of the libraries that read them: no test may reach for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# One thread for each of several test processes (`make test` starts two), else two.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import av  # noqa: E402
 import numpy as np  # noqa: E402

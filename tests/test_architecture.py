@@ -174,7 +174,7 @@ def test_the_world_needs_no_model() -> None:
         assert not parts_imported(path) - {"config"}, label(path)
 
 
-@pytest.mark.parametrize(("who", "what"), FORBIDDEN, ids=str)
+@pytest.mark.parametrize(("who", "what"), FORBIDDEN, ids=["model", "vlsa", "answers"])
 def test_parts_that_must_not_meet(who: set[str], what: set[str]) -> None:
     for path in MODULES:
         if part(path) in who:

@@ -226,6 +226,7 @@ def test_merge_answers_bad_input_in_one_line(
         assert stderr.count("error: ") == 1 and not Path(target).exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_merged_and_trained_on_through_the_real_scripts(
     manifest: Path, tmp_path: Path
 ) -> None:

@@ -84,10 +84,8 @@ def test_bad_captions_are_named(tmp_path: Path, line: str, message: str) -> None
         read_captions(tmp_path / "captions.jsonl")
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["features", pytest.param("pixels", marks=pytest.mark.slow)],  # the paper's full size
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["features", "pixels"])  # pixels: the paper's full size
 def test_a_head_is_trained_on_a_manifest(chat: Path, tmp_path: Path, kind: str) -> None:
     rows = []
     for k, (scene, line) in enumerate(draw_gallery(3, 3)):
