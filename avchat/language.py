@@ -119,8 +119,8 @@ def attach_lora(model: PreTrainedModel, lora: LoraConfig) -> nn.Module:
     from peft import LoraConfig as PeftLora
     from peft import get_peft_model, prepare_model_for_kbit_training
 
-    if is_quantised(model):  # norms in fp32, inputs with gradients, checkpointed layers
-        model = prepare_model_for_kbit_training(model)
+    if is_quantised(model):  # norms in fp32; layers are computed again where a run asks for it
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     settings = PeftLora(
         r=lora.r,
         lora_alpha=lora.alpha,

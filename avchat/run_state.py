@@ -255,11 +255,13 @@ def gathered(accelerator: "Accelerator", model: nn.Module) -> Iterator[None]:
         yield
 
 
-def check_room(output: Path, model: nn.Module, keep: int) -> None:
+def check_room(output: Path, model: nn.Module, keep: int, model_bytes: int) -> None:
     """Raise TrainingError, before the first step, where the folder cannot hold the run.
 
-    Needed: weights (in the checkpoint, and once more as a model) and Adam's state for each of the
-    `keep` checkpoints and the one being written; the best and the last model.
+    Needed: the trained weights, a model and Adam's state for each of the `keep` checkpoints and
+    the one being written; the best and the last model.
+
+    Args: model_bytes: of a saved model, where it holds more than the trained weights.
     """
     probe = output / f"{NEW}probe-{os.getpid()}"
     try:
@@ -271,7 +273,8 @@ def check_room(output: Path, model: nn.Module, keep: int) -> None:
     trained = [p for p in model.parameters() if p.requires_grad]
     weights = sum(p.numel() * p.element_size() for p in trained)
     adam = sum(p.numel() for p in trained) * ADAM_BYTES
-    need = (keep + 1) * (2 * weights + adam) + 2 * weights
+    saved = max(model_bytes, weights)
+    need = (keep + 1) * (weights + saved + adam) + 2 * saved
     free = shutil.disk_usage(output).free
     if free < need:
         raise TrainingError(

@@ -164,10 +164,17 @@ def train(run: StageConfig, model: AVChat, trainable: Trainable) -> bool:
         validation=unseen
         and Validation(-(-len(unseen) // run.batch), _numbered(unseen, run.batch)),
         facts=described,
+        model_bytes=saved_bytes(model),
     )
     if rank == 0 and deck.skipped:
         print(f"note: {len(deck.skipped)} samples left out, listed in run.json", file=sys.stderr)
     return finished
+
+
+def saved_bytes(model: AVChat) -> int:
+    """Measure what a model's folder will hold: its own weights, and trained adapters."""
+    adapters = [p for n, p in model.named_parameters() if ".lora_" in n and p.requires_grad]
+    return sum(weight.nbytes for weight in [*model.own_weights().values(), *adapters])
 
 
 def _numbered(deck: Batches, size: int) -> Callable[[int], Batch]:

@@ -75,6 +75,7 @@ def fit(
     save: Callable[[Path], None],
     validation: Validation | None = None,
     facts: Callable[[], dict[str, Any]] = dict,
+    model_bytes: int = 0,
 ) -> bool:
     """Train `model` for `run.steps` steps; stop early and cleanly at Ctrl-C or SIGTERM, to be
     resumed by the same command.
@@ -84,7 +85,8 @@ def fit(
         batch_at: gives micro-batch number k; numbers are dealt out over ranks, micro-batches and
         steps. save: writes the model into a folder: output/model at the end, output/best whenever
         the loss of validation is the lowest so far, and one in each checkpoint. facts: what else
-        run.json says; what stands under "data" must not change when a run is resumed.
+        run.json says; what stands under "data" must not change when a run is resumed. model_bytes:
+        of a saved model, where it holds more than what is trained.
 
     Returns:
         Whether the run is finished (False: it was stopped).
@@ -93,7 +95,7 @@ def fit(
         TrainingError: the loss is no longer finite, the checkpoint is of another run, or the
         folder cannot hold what will be written.
     """
-    check_room(run.output, model, run.keep)
+    check_room(run.output, model, run.keep, model_bytes)
     accelerator = _accelerator(run)
     set_seed(run.seed)
     peaks = [group.setdefault("lr", run.lr) for group in groups]
