@@ -14,9 +14,10 @@ class RunConfig:
     steps: int = 1000
     """Optimiser steps."""
     batch: int = 16
-    """Clips in a micro-batch of one process."""
+    """Rows of an optimiser step, shared out evenly over all processes: one command learns the same
+    on one and on many."""
     accumulate: int = 1
-    """Micro-batches in a step."""
+    """Micro-batches into which each process cuts its share."""
     lr: float = 2e-4
     """Peak learning rate."""
     warmup: float = 0.03

@@ -31,9 +31,9 @@ STATE_FILE = "state.json"
 TRAINED_FILE = "trained.safetensors"
 CHECKPOINTS, NEW, OLD = "checkpoints", "new-", "old-"
 # What may change when a run is resumed: where and how often things are written, what only costs
-# time or memory, and how a step is cut, of which the product must stay.
+# time or memory, and how a step is cut.
 FREE = {
-    "output", "save_every", "keep", "validate_every", "log_every", "resume", "tracker", "batch",
+    "output", "save_every", "keep", "validate_every", "log_every", "resume", "tracker",
     "accumulate", "cache", "workers", "skip_bad", "compile", "checkpointing",
 }  # fmt: skip
 ADAM_BYTES = 8  # two fp32 numbers a weight
@@ -161,12 +161,10 @@ class RunState:
         now = self._describe(then["step"], {})
         names = sorted({*now["settings"], *then["settings"]} - FREE)
         changed = [k for k in names if now["settings"].get(k) != then["settings"].get(k)]
-        changed += [k for k in ("rows", "data") if now[k] != then[k]]
+        changed += ["the data"] * (now["data"] != then["data"])
         if changed:
-            words = {"rows": "batch x accumulate x processes", "data": "the data"}
-            listed = ", ".join(words.get(name, name) for name in changed)
             raise TrainingError(
-                f"{checkpoint} was made with other settings ({listed}): "
+                f"{checkpoint} was made with other settings ({', '.join(changed)}): "
                 "give another --output, or --no-resume"
             )
         if now["cut"] != then["cut"]:
@@ -187,7 +185,6 @@ class RunState:
         return {
             "step": step,
             "cut": cut or "in one piece",
-            "rows": self.run.batch * self.run.accumulate * processes,
             "settings": plain(asdict(self.run)),
             "data": plain(self.data),
             "best": asdict(self.best) if self.best else None,

@@ -27,7 +27,7 @@ from avchat.model import AVChat, Loss
 from avchat.run_config import RunConfig
 from avchat.run_log import read_record
 from avchat.trainable import Trainable, choose, lines, table
-from avchat.training import Batch, Validation, fit, rank_and_world
+from avchat.training import Batch, Validation, fit, micro_batch, rank_and_world
 
 EVERYTHING = sys.maxsize
 WAIT_S = 1.0
@@ -45,8 +45,9 @@ class StageConfig(RunConfig):
     """Optimiser steps; 0: as many as --epochs take."""
     epochs: float = 3.0
     """How often each sample is trained on."""
-    batch: int = 4
-    """Rows in a micro-batch of one process."""
+    batch: int = 8
+    """Rows of an optimiser step, shared out evenly over all processes: one command learns the same
+    on one and on many."""
     save_every: int = 200
     """Steps between checkpoints."""
     log_every: int = 10
@@ -111,7 +112,7 @@ def train(run: StageConfig, model: AVChat, trainable: Trainable) -> bool:
     _check(run)
     groups = choose(model, trainable)
     trained = table(model, groups)
-    rank, world = rank_and_world()
+    micro, rank = micro_batch(run), rank_and_world()[0]
     if rank == 0:
         print("\n".join(lines(trained)), file=sys.stderr)
     learn = trainable.vision_lr > 0 or trainable.audio_lr > 0
@@ -120,7 +121,7 @@ def train(run: StageConfig, model: AVChat, trainable: Trainable) -> bool:
     samples, held_out = _read(run.data), _read(run.validation)
     source = _source(run, model, [*samples, *held_out], learn)
     layout = Layout(
-        group=run.batch * run.accumulate * world,
+        group=run.batch,
         pack=run.pack,
         sound_only=run.sound_only,
         picture_only=run.picture_only,
@@ -159,10 +160,9 @@ def train(run: StageConfig, model: AVChat, trainable: Trainable) -> bool:
         run,
         Answerer(model, learn),
         [{k: v for k, v in group.items() if k != "part"} for group in groups],
-        _numbered(deck, run.batch),
+        _numbered(deck, micro),
         save=save,
-        validation=unseen
-        and Validation(-(-len(unseen) // run.batch), _numbered(unseen, run.batch)),
+        validation=unseen and Validation(-(-len(unseen) // micro), _numbered(unseen, micro)),
         facts=described,
         model_bytes=saved_bytes(model),
     )

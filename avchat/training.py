@@ -145,6 +145,17 @@ def rank_and_world() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def micro_batch(run: RunConfig) -> int:
+    """Return the rows of one micro-batch; TrainingError where `run.batch` cannot be shared out."""
+    world = rank_and_world()[1]
+    if run.batch % (world * run.accumulate):
+        raise TrainingError(
+            f"--batch {run.batch} cannot be shared out evenly over {world} processes x "
+            f"{run.accumulate} micro-batches: give a multiple of {world * run.accumulate}"
+        )
+    return run.batch // (world * run.accumulate)
+
+
 def own_device() -> str:
     """Name the device of this process: without it every process would load onto the first GPU."""
     local = os.environ.get("LOCAL_RANK", "0")
@@ -203,7 +214,7 @@ def _accelerator(run: RunConfig) -> Accelerator:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         settings["bf16"] = {"enabled": accelerator.mixed_precision == "bf16"}
         # DeepSpeed asks for it, and finds no loader to read it from: batches are drawn by number.
-        settings["train_micro_batch_size_per_gpu"] = run.batch
+        settings["train_micro_batch_size_per_gpu"] = micro_batch(run)
         settings["gradient_accumulation_steps"] = run.accumulate
         settings["gradient_clipping"] = run.clip
         settings["zero_force_ds_cpu_optimizer"] = False  # our AdamW, offloaded or not

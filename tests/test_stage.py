@@ -16,6 +16,7 @@ from avchat.clip_source import Decoded
 from avchat.data import DataError, Sample, read_manifest
 from avchat.model import AVChat
 from avchat.prompt import IGNORE
+from avchat.run_state import TrainingError
 
 
 def deck_of(model: AVChat, samples: list[Sample], layout: Layout, **more: bool) -> Batches:
@@ -48,9 +49,9 @@ def test_a_step_is_the_same_however_it_is_cut(manifest: Path, tmp_path: Path, pa
     """1 x 4 = 2 x 2 = 4 x 1, with unequal numbers of trained tokens and no dropout."""
     still = replace(ADAPTERS, lora=replace(LORA, dropout=0.0))
     models, losses = [], []
-    for batch in (4, 2, 1):
-        cut = {"batch": batch, "accumulate": 4 // batch, "pack": pack}
-        model, loss = trained(run_of(tmp_path / str(batch), manifest, **cut), still)
+    for parts in (1, 2, 4):
+        cut = {"accumulate": parts, "pack": pack}
+        model, loss = trained(run_of(tmp_path / str(parts), manifest, **cut), still)
         models.append(model)
         losses.append(loss)
     for model, loss in zip(models[1:], losses[1:], strict=True):
@@ -156,15 +157,14 @@ def test_a_clip_that_breaks_during_a_run_trains_nothing(
         ({"sound_only": 0.7, "picture_only": 0.7}, "together at most 1"),
         ({"epochs": 0.0, "steps": 0}, "--epochs must be above 0"),
         ({"save_every": 0}, "--save-every must be at least 1"),
-        ({"data": ()}, "at least 1"),
+        ({"batch": 0}, "--batch must be at least 1"),
+        ({"accumulate": 3}, "--batch 4 cannot be shared out evenly over 1 processes x 3"),
     ],
 )
 def test_settings_that_cannot_be_meant(
     manifest: Path, tmp_path: Path, settings: dict, message: str
 ) -> None:
-    if "data" in settings:
-        settings, message = {"batch": 0}, "--batch must be at least 1"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises((DataError, TrainingError), match=message):
         trained(run_of(tmp_path, manifest, **settings))
 
 

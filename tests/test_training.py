@@ -322,7 +322,7 @@ def test_two_processes_learn_what_one_of_twice_the_batch_learns(tmp_path: Path, 
         tmp_path / "b",
         *same,
         "--batch",
-        2,
+        4,
         launcher=launcher,
     )
     assert one.returncode == 0, one.stderr

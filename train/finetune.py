@@ -26,7 +26,7 @@ from avchat.prompt import PICTURE_ID, SOUND_ID
 from avchat.stage import StageConfig, train
 from avchat.tagging import Follower, Tagger
 from avchat.trainable import Trainable
-from avchat.training import Batch, Loss, TrainingError, fit, own_device
+from avchat.training import Batch, Loss, TrainingError, fit, micro_batch, own_device
 from avchat.world.lessons import Mix
 
 # After so many layers of the language model an audio token should know who acts in its slot, and
@@ -126,7 +126,7 @@ class Pupil(nn.Module):
 
 def tiny(run: Finetune) -> None:
     """Train the tiny model on lessons of the world: all but the encoders, at one rate."""
-    run = replace(run, steps=run.steps or 1000)
+    run, micro = replace(run, steps=run.steps or 1000), micro_batch(run)
     torch.manual_seed(run.seed)
     model = AVChat.from_pretrained(run.init or "tiny", trainable=True)
     model.vision.requires_grad_(False)
@@ -139,7 +139,7 @@ def tiny(run: Finetune) -> None:
     pool = Pool(model, run.pool, run.seed, Mix(run.last, run.more, run.focus))
 
     def batch_at(number: int) -> Batch:
-        tagged = pool.batch(number, run.batch, run.tokens)
+        tagged = pool.batch(number, micro, run.tokens)
         return Batch(tagged, tagged.batch.supervised)
 
     trained = [p for p in pupil.parameters() if p.requires_grad]

@@ -26,7 +26,7 @@ from avchat.pool import Glimpses, glimpses, world_texts
 from avchat.stage import StageConfig, train
 from avchat.tagging import Tagger
 from avchat.trainable import Trainable
-from avchat.training import Batch, Loss, TrainingError, fit, own_device
+from avchat.training import Batch, Loss, TrainingError, fit, micro_batch, own_device
 from avchat.world.lessons import draw_lesson
 
 
@@ -75,15 +75,15 @@ class TagEncoders(nn.Module):
 
 def tiny(run: Pretrain) -> None:
     """Train the tiny encoders and their projectors on tags."""
-    run = replace(run, steps=run.steps or 1000)
+    run, micro = replace(run, steps=run.steps or 1000), micro_batch(run)
     torch.manual_seed(run.seed)
     model = AVChat.from_config(PRESETS["tiny"], train_tokenizer(world_texts(3000, run.seed), 768))
     pupil = TagEncoders(model)
 
     def batch_at(number: int) -> Batch:
-        first = number * run.batch
-        drawn = [draw_lesson(run.seed, first + k, turns=0, sentences=0) for k in range(run.batch)]
-        return Batch(glimpses(model, drawn, run.looks, number), run.batch)
+        clips = range(number * micro, (number + 1) * micro)
+        drawn = [draw_lesson(run.seed, clip, turns=0, sentences=0) for clip in clips]
+        return Batch(glimpses(model, drawn, run.looks, number), micro)
 
     groups = [{"params": list(pupil.parameters())}]
     if fit(run, pupil, groups, batch_at, save=model.save_pretrained):

@@ -30,7 +30,7 @@ from avchat.model import AVChat
 from avchat.pool import Pool
 from avchat.run_config import RunConfig
 from avchat.saved import fingerprint
-from avchat.training import Batch, TrainingError, fit
+from avchat.training import Batch, TrainingError, fit, micro_batch
 from avchat.vlsa import VLSA, CaptionedClips, VLSALoss
 from avchat.world.scenes import DURATION_S
 
@@ -205,13 +205,14 @@ def main(run: TrainVLSA) -> None:
         chat.requires_grad_(False)
     head = go_on(run, chat) if run.head else begin(run, chat)
     pool = Pool(chat, run.pool, run.seed) if run.tiny else None
+    micro = micro_batch(run)
     files = [] if run.tiny else read_captions(run.data)
 
     def batch_at(number: int) -> Batch:
         if pool is not None:
-            return Batch(world_batch(head, pool, number, run.batch, run.stills), run.batch)
-        batch = file_batch(head, chat, files, run.batch, run.seed, number, run.stills)
-        return Batch(batch, run.batch)
+            return Batch(world_batch(head, pool, number, micro, run.stills), micro)
+        batch = file_batch(head, chat, files, micro, run.seed, number, run.stills)
+        return Batch(batch, micro)
 
     trained = [p for p in head.parameters() if p.requires_grad]
     fit(
