@@ -123,12 +123,12 @@ def _training(config: Config, record: Record, place: Path) -> Iterator[str]:
     bases = ", ".join(_bases(config)) or "none, all weights are in this folder"
     yield f"**From** `{_short(init)}`; bases: {bases}."
     yield from _data(record)
-    rows = settings["batch"] * settings["accumulate"] * record["processes"]
+    cuts = settings["accumulate"] * record["processes"]
     packed = f"packed to {settings['pack']} tokens" if settings["pack"] else "a sample each"
     yield (
         f"**How** stage {record['stage']}, step {_step(record, place)} of {settings['steps']}; "
-        f"{rows} rows a step ({settings['batch']} x {settings['accumulate']} micro-batches x "
-        f"{record['processes']} processes), {packed}; {_precision(record)}; seed "
+        f"{settings['batch']} rows a step ({settings['batch'] // cuts} x {settings['accumulate']} "
+        f"micro-batches x {record['processes']} processes), {packed}; {_precision(record)}; seed "
         f"{settings['seed']}."
     )
     if config.language.lora is not None and record["trained"]["language"]["trained"]:

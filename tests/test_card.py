@@ -17,7 +17,7 @@ from avchat.model import AVChat
 RECORD = {
     "stage": "finetune",
     "settings": {
-        "output": "runs/mine", "init": "/home/me/runs/first/model", "batch": 4, "accumulate": 2,
+        "output": "runs/mine", "init": "/home/me/runs/first/model", "batch": 16, "accumulate": 2,
         "steps": 100, "pack": 512, "precision": "auto", "seed": 7, "language": "qlora",
     },
     "processes": 2,
