@@ -4,6 +4,7 @@ What pretrain.py and finetune.py share: they differ in what is trained.
 """
 
 import hashlib
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -137,12 +138,13 @@ def train(run: StageConfig, model: AVChat, trainable: Trainable) -> bool:
     if run.compile:
         model.language.compile()
     run = replace(run, steps=run.steps or deck.steps(run.epochs))
+    names = _names([*run.data, *run.validation])
     facts = {
         "stage": type(run).__name__.lower(),
         "data": _hashes([*run.data, *run.validation]),
         "manifests": {
-            "training": _contents(run.data, samples),
-            "validation": _contents(run.validation, held_out),
+            "training": _contents(names[: len(run.data)], samples),
+            "validation": _contents(names[len(run.data) :], held_out),
         },
         "trained": trained,
     }
@@ -196,8 +198,10 @@ def _check(run: StageConfig) -> None:
         if getattr(run, name) < 1:
             flag = name.replace("_", "-")
             raise DataError(f"--{flag} must be at least 1, not {getattr(run, name)}")
-    if run.pack < 0 or run.steps < 0:
-        raise DataError("--pack and --steps must not be below 0")
+    if run.pack < 0 or run.steps < 0 or run.keep < 1:
+        raise DataError("--pack and --steps must not be below 0, --keep not below 1")
+    if not (0 < run.lr < math.inf and 0 < run.clip and 0 <= run.warmup <= 1):
+        raise DataError("--lr and --clip must be above 0, --warmup a part, 0 to 1")
 
 
 def _read(paths: Sequence[Path]) -> list[Sample]:
@@ -250,13 +254,21 @@ def _find_root(run: StageConfig, wanted: set[Path]) -> None:
 
 
 def _hashes(paths: Sequence[Path]) -> dict[str, str]:
-    """Name what is in manifests, by their files' names."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    """Name what is in manifests."""
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in zip(_names(paths), paths, strict=True)
+    }
 
 
-def _contents(paths: Sequence[Path], samples: Sequence[Sample]) -> dict[str, Any]:
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Name manifests by their files, or by their paths where two files are called the same."""
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def _contents(names: Sequence[str], samples: Sequence[Sample]) -> dict[str, Any]:
     """Tell which manifests there are, and count what is in them."""
     clips = {part_of(sample) for sample in samples if sample.media is not None}
     text_only = sum(sample.media is None for sample in samples)
-    files = [path.name for path in paths]
-    return {"files": files, "samples": len(samples), "clips": len(clips), "text_only": text_only}
+    return {"files": names, "samples": len(samples), "clips": len(clips), "text_only": text_only}

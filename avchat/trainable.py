@@ -6,6 +6,7 @@ Settings of the papers and of Bunny: language model by LoRA (r 128, alpha 256, d
 2e-4, projectors at 2e-5, encoders frozen.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -41,13 +42,6 @@ def choose(model: AVChat, trainable: Trainable) -> list[dict[str, Any]]:
     Raises:
         ConfigError: the language model cannot be trained in that way, or nothing is trained.
     """
-    model.requires_grad_(False)
-    _choose_language(model, trainable)
-    _choose_projector(model.visual_projector, trainable.visual_projector, trainable, model)
-    _choose_projector(model.audio_projector, trainable.audio_projector, trainable, model)
-    model.vision.requires_grad_(trainable.vision_lr > 0)
-    model.audio.requires_grad_(trainable.audio_lr > 0)
-    # Whisper's positions are sinusoids in a buffer; SigLIP's layers above the chosen one are gone
     rates = {
         "language": trainable.language_lr,
         "visual_projector": trainable.projector_lr,
@@ -55,6 +49,14 @@ def choose(model: AVChat, trainable: Trainable) -> list[dict[str, Any]]:
         "vision": trainable.vision_lr,
         "audio": trainable.audio_lr,
     }
+    if not all(0 <= rate < math.inf for rate in rates.values()):
+        raise ConfigError("learning rates must be numbers, 0 or above")
+    model.requires_grad_(False)
+    _choose_language(model, trainable)
+    _choose_projector(model.visual_projector, trainable.visual_projector, trainable, model)
+    _choose_projector(model.audio_projector, trainable.audio_projector, trainable, model)
+    model.vision.requires_grad_(trainable.vision_lr > 0)
+    model.audio.requires_grad_(trainable.audio_lr > 0)
     groups = []
     for part, lr in rates.items():
         weights = [p for p in getattr(model, part).parameters() if p.requires_grad]
