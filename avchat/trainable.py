@@ -60,6 +60,8 @@ def choose(model: AVChat, trainable: Trainable) -> list[dict[str, Any]]:
     groups = []
     for part, lr in rates.items():
         weights = [p for p in getattr(model, part).parameters() if p.requires_grad]
+        for weight in weights:
+            weight.data = weight.data.float()  # AdamW's small steps would vanish in bf16
         if weights:
             groups.append({"params": weights, "lr": lr, "part": part})
     if not groups:

@@ -155,3 +155,14 @@ def test_the_table_counts_each_part() -> None:
     assert rows["language"]["trained"] == rows["language"]["weights"]
     said = "\n".join(lines(rows))
     assert "frozen" in said and "0.0002" in said and "2e-05" in said
+
+
+def test_what_is_trained_is_in_full_precision_on_a_base_in_half() -> None:
+    """A step of 1e-5 is lost on a weight of 1 in bf16, whose next number is 1.0078."""
+    for trainable in (Trainable("full", vision_lr=1e-5), Trainable("lora", lora=LORA)):
+        model = AVChat.from_config(TIMELINE_CONFIG, TOKENIZER, dtype=torch.bfloat16)
+        choose(model, trainable)
+        kinds = {p.dtype for p in model.parameters() if p.requires_grad}
+        assert kinds == {torch.float32}
+        frozen = {p.dtype for p in model.language.parameters() if not p.requires_grad}
+        assert frozen == ({torch.bfloat16} if trainable.language == "lora" else set())
