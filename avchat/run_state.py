@@ -9,6 +9,7 @@ All are written beside their place and renamed into it: a kill at any moment lea
 
 import json
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ FREE = {
     "output", "save_every", "keep", "validate_every", "log_every", "resume", "tracker",
     "accumulate", "cache", "workers", "skip_bad", "compile", "checkpointing",
 }  # fmt: skip
+DAMAGED = (SafetensorError, pickle.UnpicklingError)
 ADAM_BYTES = 8  # two fp32 numbers a weight
 
 
@@ -124,11 +126,12 @@ class RunState:
         saved = sorted(self.folder.glob("step-*"))
         if not saved:
             return 0
-        then = json.loads((saved[-1] / STATE_FILE).read_text())
-        self._compare(saved[-1], then)
-        # DeepSpeed: what is frozen is not in the file
-        loose = {"load_module_strict": False} if self.sharded else {}
-        self.accelerator.load_state(str(saved[-1]), **loose)
+        with _readable(saved):
+            then = json.loads((saved[-1] / STATE_FILE).read_text())
+            self._compare(saved[-1], then)
+            # DeepSpeed: what is frozen is not in the file
+            loose = {"load_module_strict": False} if self.sharded else {}
+            self.accelerator.load_state(str(saved[-1]), **loose)
         self.best = Best(**then["best"]) if then["best"] else None
         self.counts = then["counts"]
         self.accelerator.print(f"resumed after step {then['step']}", file=sys.stderr)
@@ -237,6 +240,20 @@ class RunState:
         with torch.no_grad():
             for name, weight in trained.items():
                 weight.copy_(saved[name])
+
+
+@contextmanager
+def _readable(saved: list[Path]) -> Iterator[None]:
+    """Say of the newest checkpoint that it is damaged, and what the run can go on from."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, *DAMAGED) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        earlier = saved[-2].name if len(saved) > 1 else "its beginning"
+        raise TrainingError(
+            f"{saved[-1]} is damaged ({reason}): remove it, and the same command goes on from "
+            f"{earlier}"
+        ) from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,20 @@ def test_checkpoints_are_kept_put_aside_and_compared(manifest: Path, tmp_path: P
     trained(replace(run, steps=2, resume=False, save_every=2))
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
     assert (tmp_path / "checkpoints-1" / "step-00000005").is_dir(), "nothing made is lost"
+
+
+@pytest.mark.parametrize("file", ["trained.safetensors", "state.json", "optimizer.bin"])
+def test_a_damaged_checkpoint_is_named(manifest: Path, tmp_path: Path, file: str) -> None:
+    run = run_of(tmp_path, manifest, save_every=2, resume=True)
+    trained(run)
+    newest = tmp_path / "checkpoints" / "step-00000003"
+    (newest / file).write_bytes(b"not what it was")
+    with pytest.raises(TrainingError, match="step-00000003 is damaged .*from step-00000002") as why:
+        trained(run)
+    assert "\n" not in str(why.value)
+    shutil.rmtree(newest)
+    trained(run)
+    assert newest.is_dir()
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_the_first_step(
