@@ -115,7 +115,11 @@ def _quantisation(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def attach_lora(model: PreTrainedModel, lora: LoraConfig) -> nn.Module:
-    """Wrap a model with fresh low-rank adapters; only they are trainable afterwards."""
+    """Wrap a model with fresh low-rank adapters; only they are trainable afterwards.
+
+    Raises:
+        ConfigError: there is no layer that it names.
+    """
     from peft import LoraConfig as PeftLora
     from peft import get_peft_model, prepare_model_for_kbit_training
 
@@ -125,11 +129,15 @@ def attach_lora(model: PreTrainedModel, lora: LoraConfig) -> nn.Module:
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=list(lora.targets),
+        target_modules="all-linear" if lora.targets == ("all-linear",) else list(lora.targets),
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, settings)
+    try:
+        return get_peft_model(model, settings)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"no adapters on {', '.join(lora.targets)} ({reason})") from error
 
 
 def load_lora(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> nn.Module:

@@ -192,14 +192,14 @@ def _check(run: StageConfig) -> None:
     shares = run.sound_only, run.picture_only
     if min(shares) < 0 or sum(shares) > 1:
         raise DataError("--sound-only and --picture-only must be parts, together at most 1")
-    if run.epochs <= 0 and not run.steps:
+    if not 0 < run.epochs < math.inf and not run.steps:
         raise DataError(f"--epochs must be above 0, not {run.epochs:g}")
     for name in ("batch", "accumulate", "workers", "save_every", "log_every", "validate_every"):
         if getattr(run, name) < 1:
             flag = name.replace("_", "-")
             raise DataError(f"--{flag} must be at least 1, not {getattr(run, name)}")
-    if run.pack < 0 or run.steps < 0 or run.keep < 1:
-        raise DataError("--pack and --steps must not be below 0, --keep not below 1")
+    if min(run.pack, run.steps, run.seed) < 0 or run.keep < 1:
+        raise DataError("--pack, --steps and --seed must not be below 0, --keep not below 1")
     if not (0 < run.lr < math.inf and 0 < run.clip and 0 <= run.warmup <= 1):
         raise DataError("--lr and --clip must be above 0, --warmup a part, 0 to 1")
 

@@ -51,6 +51,9 @@ def choose(model: AVChat, trainable: Trainable) -> list[dict[str, Any]]:
     }
     if not all(0 <= rate < math.inf for rate in rates.values()):
         raise ConfigError("learning rates must be numbers, 0 or above")
+    lora = trainable.lora or LoraConfig()
+    if lora.r < 1 or lora.alpha <= 0 or not 0 <= lora.dropout < 1 or not lora.targets:
+        raise ConfigError("adapters need a rank and an alpha above 0, a dropout below 1, targets")
     model.requires_grad_(False)
     _choose_language(model, trainable)
     _choose_projector(model.visual_projector, trainable.visual_projector, trainable, model)
