@@ -35,6 +35,13 @@ class Layout:
     seed: int = 0
 
 
+def lacking(clip: Clip, sense: Sense) -> str:
+    """Name the sense that a sample is about and its clip lacks; empty where all is well."""
+    if sense == "sound" and not clip.num_states:
+        return "sound"
+    return "picture" if sense == "picture" and not clip.frame_times_s else ""
+
+
 class Batches:
     """Batches by number over samples; those that cannot be used are left out and listed."""
 
@@ -73,6 +80,8 @@ class Batches:
         """Take a sample whose clip is there and that fits the model's context."""
         try:
             clip = NOTHING if sample.media is None else self.source.times(sample)
+            if sample.media is not None and (lack := lacking(clip, sample.sense)):
+                raise Unusable(f"{sample.media.name}: no {lack}, and the sample is about it alone")
             self._row(sample, clip.only(sample.sense))
         except (Unusable, PromptError) as error:
             self.skipped[sample.id] = str(error)
@@ -86,6 +95,13 @@ class Batches:
         row = self.model.prompt.build(slots, sample.turns)
         check_budget(row.ids, self.model.context, question=False)
         return row
+
+    def senses(self) -> set[str]:
+        """Tell what there is to learn from: sound, picture, both or neither."""
+        pairs = zip(self.samples, self._clips, strict=True)
+        clips = [clip.only(sample.sense) for sample, clip in pairs]
+        found = {"sound"} if any(clip.num_states for clip in clips) else set()
+        return found | ({"picture"} if any(clip.frame_times_s for clip in clips) else set())
 
     def steps(self, epochs: float) -> int:
         """Count the optimiser steps of so many epochs."""

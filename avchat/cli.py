@@ -13,7 +13,6 @@ import io
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from tyro.conf import Positional, arg, subcommand
 from avchat import data_cli, index_cli, lookup_cli, model_cli
 from avchat.data_cli import Check, Convert, DataVerb, Split
 from avchat.index_cli import Index
-from avchat.input_error import InputError
+from avchat.input_error import InputError, one_line
 from avchat.lookup_cli import Find, LibraryVerb
 from avchat.model_cli import Merge, Push
 from avchat.moments_cli import Moments, moments
@@ -147,16 +146,7 @@ def parse(argv: Sequence[str]) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-    raise InputError(_one_line(said.getvalue()))
-
-
-def _one_line(box: str) -> str:
-    """Flatten tyro's box around a parsing error: text between rules becomes `a; b`."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    text = re.sub(r"[\u256d\u256e\u2570\u256f\u2502]", " ", text)  # corners and sides
-    first, *rest = [part.strip() for part in re.split(r"\u2500{2,}|\u2500 ", text) if part.strip()]
-    parts = rest or [first]  # the first part is the title of the box
-    return "; ".join(" ".join(part.split()) for part in parts)
+    raise InputError(one_line(said.getvalue()))
 
 
 def chat(verb: Chat) -> None:

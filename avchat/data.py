@@ -9,6 +9,7 @@ without `media` is a conversation on nothing, which keeps the language model's o
 with a `caption` in place of messages, as lookup heads learn from, is asked for it in plain words.
 """
 
+import difflib
 import json
 import zlib
 from collections.abc import Iterator
@@ -27,6 +28,10 @@ CAPTION_QUESTIONS: dict[str, tuple[str, ...]] = {
 }
 
 LONGEST_S = 1e7  # 115 days: what is beyond is no time in a file
+
+
+FIELDS = frozenset("id media start end sense messages caption of".split())
+FOREIGN_MEDIA = frozenset("video audio image videos audios images file path clip".split())
 
 
 class DataError(Exception):
@@ -114,6 +119,7 @@ def sample_of(path: Path, number: int, row: dict[str, Any], root: Path | None = 
     """Make a sample of one line of a manifest; DataError says what is wrong with the line."""
     where = f"{path}, line {number}"
     check_part(where, row)
+    check_fields(where, row)
     if "caption" in row and "messages" not in row:
         row = _asked(where, number, row)
     if row.get("sense", "both") not in SENSES:
@@ -127,6 +133,17 @@ def sample_of(path: Path, number: int, row: dict[str, Any], root: Path | None = 
         end_s=row.get("end"),
         sense=row.get("sense", "both"),
     )
+
+
+def check_fields(where: str, row: dict[str, Any]) -> None:
+    """Raise DataError for a field that is one of ours misspelt, or another trainer's name for it:
+    passed over, a clip would be a conversation of text alone. Others are the user's own.
+    """
+    for name in set(row) - FIELDS:
+        meant = "media" if name.lower() in FOREIGN_MEDIA else None
+        close = [meant] if meant else difflib.get_close_matches(name.lower(), FIELDS, 1, 0.7)
+        if close:
+            raise DataError(f"{where}: unknown field {name!r}: {close[0]} is meant?")
 
 
 def check_part(where: str, row: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -109,7 +110,9 @@ class ShardWriter:
         if not self.records:
             return
         if self.tensors:
-            write_whole(self.folder / self.shard, save(self.tensors))
+            data = save(self.tensors)
+            write_whole(self.folder / self.shard, data)
+            self.records.append({"sum": [self.shard, zlib.crc32(data)]})
         lines = "".join(json.dumps(record) + "\n" for record in self.records)
         try:
             with (self.folder / f"index-{self.process}.jsonl").open("a", encoding="utf-8") as file:
@@ -130,10 +133,18 @@ class ShardReader:
     def __init__(self, folder: Path, most: int = OPEN_SHARDS) -> None:
         """Open nothing yet."""
         self.folder = folder
+        self.sums: dict[str, int] = {}  # by shard
+        self.checked: set[str] = set()
         self._open = lru_cache(most)(self._open_shard)
 
     def _open_shard(self, shard: str) -> Any:
-        return safe_open(self.folder / shard, framework="pt")
+        """Open a shard; its bytes are compared with their sum, once."""
+        path = self.folder / shard
+        if shard in self.sums and shard not in self.checked:
+            if sum_of(path) != self.sums[shard]:
+                raise OSError("its bytes are not those that were written")
+            self.checked.add(shard)
+        return safe_open(path, framework="pt")
 
     def tensors(self, shard: str, held: Mapping[str, str]) -> dict[str, Tensor]:
         """Map named tensors; DataError where the shard is gone or damaged."""
@@ -144,6 +155,15 @@ class ShardReader:
             raise DataError(
                 f"{self.folder / shard}: damaged ({error}); remove it, and run train/cache.py again"
             ) from error
+
+
+def sum_of(path: Path) -> int:
+    """Compute the CRC-32 of a file, read piece by piece."""
+    total = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            total = zlib.crc32(piece, total)
+    return total
 
 
 class Place(NamedTuple):

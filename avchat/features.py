@@ -121,6 +121,8 @@ def open_folder(folder: Path, key: Key) -> Key:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
+            if any(folder.glob("index-*.jsonl")):
+                raise DataError(f"{path} is gone, so it is not known of what these features are")
             write_whole(path, (json.dumps(key, indent=2) + "\n").encode())
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -174,6 +176,8 @@ class FeatureCache:
         """Learn from a record: of a place, of a fault or of features."""
         if "place" in record:
             self._places.take(record)
+        elif "sum" in record:
+            self._reader.sums.update([record["sum"]])
         elif "path" in record:
             self._unread[record["path"]] = record
         elif "fault" in record:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import torch
 from tqdm import tqdm
@@ -76,7 +76,7 @@ class RunLog:
         self.warm_s, self.warm_seen = 0.0, Counts()  # of this start, without its first step
         if not self.main:
             return
-        self.file = (run.output / METRICS_FILE).open("a", encoding="utf-8")
+        self.file = open_metrics(run.output / METRICS_FILE, start)
         self.bar = tqdm(
             total=run.steps, initial=start, disable=not sys.stderr.isatty(), unit="step"
         )
@@ -181,6 +181,17 @@ class RunLog:
 
     def _row(self, row: dict[str, float]) -> None:
         print(json.dumps({k: round(v, 5) for k, v in row.items()}), file=self.file, flush=True)
+
+
+def open_metrics(path: Path, start: int) -> TextIO:
+    """Open metrics.jsonl to go on after a step; rows of later ones, which are taken again, go."""
+    if path.is_file():
+        rows = path.read_text(encoding="utf-8").splitlines()
+        kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= start]
+        new = path.with_name(f".{path.name}")
+        new.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
+        new.replace(path)
+    return path.open("a", encoding="utf-8")
 
 
 def versions() -> dict[str, str]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 STATE_FILE = "state.json"
 TRAINED_FILE = "trained.safetensors"
 CHECKPOINTS, NEW, OLD = "checkpoints", "new-", "old-"
+MADE = (CHECKPOINTS, "model", "best", "run.json", "metrics.jsonl")
 # What may change when a run is resumed: where and how often things are written, what only costs
 # time or memory, and how a step is cut.
 FREE = {
@@ -126,10 +127,14 @@ class RunState:
         saved = sorted(self.folder.glob("step-*"))
         if not saved:
             return 0
+        now_many = self.accelerator.num_processes
         with _readable(saved):
             then = json.loads((saved[-1] / STATE_FILE).read_text())
             self._compare(saved[-1], then)
             # DeepSpeed: what is frozen is not in the file
+            rank = self.accelerator.process_index
+            if now_many == then["processes"]:  # a rank that is new has no state of its own
+                (saved[-1] / f"random_states_{rank}.pkl").stat()  # accelerate would go on without
             loose = {"load_module_strict": False} if self.sharded else {}
             self.accelerator.load_state(str(saved[-1]), **loose)
         self.best = Best(**then["best"]) if then["best"] else None
@@ -138,13 +143,16 @@ class RunState:
         return int(then["step"])
 
     def begin_anew(self) -> int:
-        """Put the checkpoints of an earlier run aside, lest a later one resumes from them."""
+        """Put what an earlier run made aside, lest it passes for what this one makes."""
         self._mend()
-        if self.accelerator.is_main_process and self.folder.is_dir():
+        left = [path for name in MADE if (path := self.run.output / name).exists()]
+        if self.accelerator.is_main_process and left:
             number = 1
-            while (aside := self.folder.with_name(f"{CHECKPOINTS}-{number}")).exists():
+            while (aside := self.run.output / f"earlier-{number}").exists():
                 number += 1
-            self.folder.rename(aside)
+            aside.mkdir()
+            for path in left:
+                path.rename(aside / path.name)
         self.accelerator.wait_for_everyone()
         return 0
 
@@ -188,6 +196,7 @@ class RunState:
         return {
             "step": step,
             "cut": cut or "in one piece",
+            "processes": processes,
             "settings": plain(asdict(self.run)),
             "data": plain(self.data),
             "best": asdict(self.best) if self.best else None,

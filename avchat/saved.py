@@ -35,7 +35,9 @@ def find_checkpoint(name: str) -> Path:
     if name in PRESETS and not is_unbundled(name):
         return ASSETS / name
     if Path(name).is_dir():
-        return Path(name)
+        run = Path(name) / "model"  # of a run's folder
+        inside = not (Path(name) / CONFIG_FILE).is_file() and (run / CONFIG_FILE).is_file()
+        return run if inside else Path(name)
     if name in PRESETS:
         raise ModelError(
             f"no weights for the preset {name}: none are in this package; train it (see train/) or "

@@ -5,9 +5,11 @@ What pretrain.py and finetune.py share: they differ in what is trained.
 
 import hashlib
 import math
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from avchat.model import AVChat, Loss
 from avchat.run_config import RunConfig
 from avchat.run_log import read_record
 from avchat.trainable import Trainable, choose, lines, table
-from avchat.training import Batch, Validation, fit, micro_batch, rank_and_world
+from avchat.training import Batch, Validation, check_settings, fit, micro_batch, rank_and_world
 
 EVERYTHING = sys.maxsize
 WAIT_S = 1.0
@@ -110,6 +112,7 @@ def train(run: StageConfig, model: AVChat, trainable: Trainable) -> bool:
     Raises:
         DataError, ConfigError, TrainingError: one line in the user's words.
     """
+    check_settings(run)
     _check(run)
     groups = choose(model, trainable)
     trained = table(model, groups)
@@ -120,7 +123,8 @@ def train(run: StageConfig, model: AVChat, trainable: Trainable) -> bool:
     if learn and run.cache:
         raise DataError("--cache keeps features of frozen encoders: leave it out, or freeze them")
     samples, held_out = _read(run.data), _read(run.validation)
-    source = _source(run, model, [*samples, *held_out], learn)
+    with _stoppable():
+        source = _source(run, model, [*samples, *held_out], learn)
     layout = Layout(
         group=run.batch,
         pack=run.pack,
@@ -129,6 +133,7 @@ def train(run: StageConfig, model: AVChat, trainable: Trainable) -> bool:
         seed=run.seed,
     )
     deck = Batches(model, samples, source, layout, skip_bad=run.skip_bad)
+    _check_senses(trainable, deck)
     unseen = None
     if held_out:
         fixed = Layout(pack=run.pack, shuffle=False)
@@ -143,8 +148,8 @@ def train(run: StageConfig, model: AVChat, trainable: Trainable) -> bool:
         "stage": type(run).__name__.lower(),
         "data": _hashes([*run.data, *run.validation]),
         "manifests": {
-            "training": _contents(names[: len(run.data)], samples),
-            "validation": _contents(names[len(run.data) :], held_out),
+            "training": _contents(names[: len(run.data)], deck.samples),
+            "validation": _contents(names[len(run.data) :], unseen.samples if unseen else []),
         },
         "trained": trained,
     }
@@ -190,29 +195,55 @@ def _numbered(deck: Batches, size: int) -> Callable[[int], Batch]:
 def _check(run: StageConfig) -> None:
     """Find settings that cannot be meant."""
     shares = run.sound_only, run.picture_only
-    if min(shares) < 0 or sum(shares) > 1:
+    if not (0 <= shares[0] <= 1 and 0 <= shares[1] <= 1 and sum(shares) <= 1):
         raise DataError("--sound-only and --picture-only must be parts, together at most 1")
     if not 0 < run.epochs < math.inf and not run.steps:
         raise DataError(f"--epochs must be above 0, not {run.epochs:g}")
-    for name in ("batch", "accumulate", "workers", "save_every", "log_every", "validate_every"):
-        if getattr(run, name) < 1:
-            flag = name.replace("_", "-")
-            raise DataError(f"--{flag} must be at least 1, not {getattr(run, name)}")
-    if min(run.pack, run.steps, run.seed) < 0 or run.keep < 1:
-        raise DataError("--pack, --steps and --seed must not be below 0, --keep not below 1")
-    if not (0 < run.lr < math.inf and 0 < run.clip and 0 <= run.warmup <= 1):
-        raise DataError("--lr and --clip must be above 0, --warmup a part, 0 to 1")
+    if run.workers < 1:
+        raise DataError(f"--workers must be at least 1, not {run.workers}")
+    if min(run.pack, run.steps) < 0:
+        raise DataError("--pack and --steps must not be below 0")
+    both = {path.resolve() for path in run.data} & {path.resolve() for path in run.validation}
+    for path in both:
+        raise DataError(f"{path}: is trained and validated on")
+    if len({path.resolve() for path in run.data}) < len(run.data):
+        raise DataError("a manifest is named twice in --data")
+
+
+def _check_senses(trainable: Trainable, deck: Batches) -> None:
+    """Raise DataError where projectors alone are trained, and no sample has what they read."""
+    learn = {"sound": trainable.audio_projector, "picture": trainable.visual_projector}
+    wanted = {sense for sense, mode in learn.items() if mode != "frozen"}
+    if trainable.language == "frozen" and wanted and not wanted & deck.senses():
+        raise DataError(f"no sample has a {' or a '.join(sorted(wanted))} to learn from")
 
 
 def _read(paths: Sequence[Path]) -> list[Sample]:
-    """Read manifests as one; DataError where two samples have one id."""
-    samples = [sample for path in paths for sample in read_manifest(path)]
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.id in seen:
-            raise DataError(f"{', '.join(map(str, paths))}: two samples have the id {sample.id}")
-        seen.add(sample.id)
+    """Read manifests as one; DataError where two samples of one have one id.
+
+    Samples of two manifests that have one id, as the numbers of their lines, are told apart by
+    the names of the files.
+    """
+    samples: list[Sample] = []
+    for name, path in zip(_names(paths), paths, strict=True):
+        before, mine = {sample.id for sample in samples}, set()
+        for sample in read_manifest(path):
+            if sample.id in mine:
+                raise DataError(f"{path}: two samples have the id {sample.id}")
+            mine.add(sample.id)
+            own = f"{name}: {sample.id}" if sample.id in before else sample.id
+            samples.append(replace(sample, id=own))
     return samples
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM end what is under way as Ctrl-C does: what is computed is kept."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _source(

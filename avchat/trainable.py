@@ -91,10 +91,11 @@ def _choose_language(model: AVChat, trainable: Trainable) -> None:
     wanted = trainable.lora or known or LoraConfig()
     if not has_lora(model.language):
         model.language = attach_lora(model.language, wanted)
-    elif known is not None and (wanted.r, set(wanted.targets)) != (known.r, set(known.targets)):
+    elif known is not None and wanted != known:
         raise ConfigError(
-            f"the model has adapters of rank {known.r} on {', '.join(known.targets)}, which go on "
-            "as they are: leave --lora.r and --lora.targets out, or fold them in (avchat merge)"
+            f"the model has adapters of rank {known.r}, alpha {known.alpha}, dropout "
+            f"{known.dropout:g} on {', '.join(known.targets)}, which go on as they are: leave the "
+            "flags of --lora out, or fold them in (avchat merge)"
         )
     model.config = replace(model.config, language=replace(model.config.language, lora=wanted))
     for name, weight in model.language.named_parameters():

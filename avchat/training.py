@@ -39,6 +39,9 @@ if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
+COUNTS = ("batch", "accumulate", "keep", "save_every", "log_every", "validate_every")
+
+
 class Loss(NamedTuple):
     """The sum over supervised tokens that is trained on, and named values for the log.
 
@@ -95,6 +98,7 @@ def fit(
         TrainingError: the loss is no longer finite, the checkpoint is of another run, or the
         folder cannot hold what will be written.
     """
+    check_settings(run)
     check_room(run.output, model, run.keep, model_bytes)
     accelerator = _accelerator(run)
     set_seed(run.seed)
@@ -138,6 +142,18 @@ def fit(
         )
     accelerator.end_training()
     return finished
+
+
+def check_settings(run: RunConfig) -> None:
+    """Raise TrainingError for settings that no run can have."""
+    if not (0 < run.lr < math.inf and 0 < run.clip and 0 <= run.weight_decay < math.inf):
+        raise TrainingError("--lr and --clip must be above 0, --weight-decay 0 or above")
+    if not 0 <= run.warmup <= 1:
+        raise TrainingError(f"--warmup must be a part of the steps, 0 to 1, not {run.warmup:g}")
+    for name, least in (("seed", 0), *((name, 1) for name in COUNTS)):
+        if getattr(run, name) < least:
+            flag = name.replace("_", "-")
+            raise TrainingError(f"--{flag} must be at least {least}, not {getattr(run, name)}")
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Reading order: a module imports only what stands above it, or beside it on the same line.
 LAYERS = [
-    "config",
+    "config input_error",
     "container isolation",
     "listing",
     "sound pictures",
@@ -69,7 +69,7 @@ LAYERS = [
     "metrics",
     "ui",
     "doctor",
-    "input_error",
+    "script",
     "lookup_cli",
     "data_cli index_cli model_cli moments_cli",
     "cli",

@@ -41,9 +41,28 @@ def test_whenever_it_is_killed_what_is_there_is_whole(moment: int, tmp_path: Pat
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code == (-signal.SIGKILL if moment < 7 else 0)
     records, reader = list(read_records(tmp_path)), ShardReader(tmp_path, most=1)
+    reader.sums.update(record["sum"] for record in records if "sum" in record)
+    records = [record for record in records if "sum" not in record]
     assert [record["k"] for record in records] == list(range(moment // 2))
     held = [reader.tensors(r["shard"], r["tensors"])["x"] for r in records]
     assert [tensor.tolist() for tensor in held] == [[k] * 4 for k in range(moment // 2)]
+
+
+def test_a_shard_that_was_changed_is_not_read(tmp_path: Path) -> None:
+    """Zeros in its middle leave a shard that opens."""
+    with ShardWriter(tmp_path, lambda record: None) as writer:
+        writer.add({"k": 0}, {"x": torch.zeros(4)})
+    records = list(read_records(tmp_path))
+    [row] = [record for record in records if "sum" not in record]
+    path = tmp_path / row["shard"]
+    data = bytearray(path.read_bytes())
+    data[-8:] = b"\x01" * 8
+    path.write_bytes(data)
+    assert ShardReader(tmp_path).tensors(row["shard"], row["tensors"])
+    reader = ShardReader(tmp_path)
+    reader.sums.update(record["sum"] for record in records if "sum" in record)
+    with pytest.raises(DataError, match="damaged .*not those that were written"):
+        reader.tensors(row["shard"], row["tensors"])
 
 
 def test_a_torn_line_takes_no_other_along(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from avchat.data import DataError, Sample, read_manifest
 from avchat.model import AVChat
 from avchat.prompt import IGNORE
 from avchat.run_state import TrainingError
+from avchat.trainable import Trainable
 
 
 def deck_of(model: AVChat, samples: list[Sample], layout: Layout, **more: bool) -> Batches:
@@ -169,13 +170,46 @@ def test_settings_that_cannot_be_meant(
 
 
 def test_two_samples_with_one_id(manifest: Path, tmp_path: Path) -> None:
-    run = run_of(tmp_path, manifest)
+    """In one manifest a fault; in two, where ids may be numbers of lines, told apart."""
+    copy, double = tmp_path / "copy.jsonl", tmp_path / "double.jsonl"
+    copy.write_text(manifest.read_text())
+    double.write_text(manifest.read_text() * 2)
+    run = run_of(tmp_path / "run", manifest, steps=1)
     with pytest.raises(DataError, match="two samples have the id s0"):
+        trained(replace(run, data=(double,)))
+    with pytest.raises(DataError, match="named twice"):
         trained(replace(run, data=(manifest, manifest)))
+    with pytest.raises(DataError, match="trained and validated on"):
+        trained(replace(run, validation=(manifest,)))
+    trained(replace(run, data=(manifest, copy)))
+    record = json.loads((run.output / "run.json").read_text())
+    assert record["manifests"]["training"]["samples"] == 20
+
+
+def test_a_misspelt_field_or_a_sense_that_is_not_there(manifest: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    path = tmp_path / "m.jsonl"
+    for name in ("video", "Media", "medai"):
+        odd = {name if key == "media" else key: value for key, value in rows[0].items()}
+        path.write_text(json.dumps(odd) + "\n")
+        with pytest.raises(DataError, match=f"line 1: unknown field '{name}': media is meant"):
+            read_manifest(path)
+    path.write_text(json.dumps(rows[0] | {"source": "mine"}) + "\n")
+    assert len(read_manifest(path)) == 1, "fields of one's own may be added"
+    path.write_text(json.dumps(rows[1] | {"sense": "sound"}) + "\n")  # of a silent clip
+    with pytest.raises(DataError, match="no sound, and the sample is about it alone"):
+        trained(run_of(tmp_path / "run", path))
+    text = [row for row in rows if "media" not in row]
+    path.write_text("".join(json.dumps(row) + "\n" for row in text))
+    deaf = Trainable("frozen", visual_projector="frozen")
+    with pytest.raises(DataError, match="no sample has a sound to learn from"):
+        trained(run_of(tmp_path / "run", path), deaf)
 
 
 def test_the_best_model_by_validation_is_kept(manifest: Path, tmp_path: Path) -> None:
-    run = run_of(tmp_path, manifest, validation=(manifest,), validate_every=1, steps=6, lr=0.5)
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(manifest.read_text())
+    run = run_of(tmp_path, manifest, validation=(held_out,), validate_every=1, steps=6, lr=0.5)
     model, _ = trained(run, replace(ADAPTERS, language_lr=0.05))
     rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = {row["step"]: row["validation_loss"] for row in rows if "validation_loss" in row}

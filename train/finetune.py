@@ -8,25 +8,25 @@ of it); encoders stay frozen. With `--tiny` the clips are lessons of the world, 
 (see avchat/tagging.py) help by naming what the generator knows.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from torch import nn
 
-from avchat.config import LoraConfig, ModelError
+from avchat.config import LoraConfig
 from avchat.data import DataError
+from avchat.language import has_lora
 from avchat.model import AVChat
 from avchat.pool import Pool, TaggedBatch
 from avchat.prompt import PICTURE_ID, SOUND_ID
+from avchat.script import run_script
 from avchat.stage import StageConfig, train
 from avchat.tagging import Follower, Tagger
 from avchat.trainable import Trainable
-from avchat.training import Batch, Loss, TrainingError, fit, micro_batch, own_device
+from avchat.training import Batch, Loss, fit, micro_batch, own_device
 from avchat.world.lessons import Mix
 
 # After so many layers of the language model an audio token should know who acts in its slot, and
@@ -46,7 +46,7 @@ class Finetune(StageConfig):
     """Preset, folder or Hub id to start from (default: timeline, with --tiny the bundled model)."""
     language: Literal["auto", "lora", "qlora", "full", "frozen"] = "auto"
     """How the language model is trained. qlora: adapters on weights in 4 bit; auto: lora where the
-    model is on a published base, else full."""
+    model is on a published base or has adapters, else full."""
     lora: LoraConfig = LoraConfig()
     """The adapters (Bunny's); of a model that has some, they go on as they are."""
     projectors: Literal["full", "lora", "frozen"] = "full"
@@ -160,7 +160,8 @@ def manifest(run: Finetune) -> None:
     )
     language = run.language
     if language == "auto":
-        language = "full" if model.config.language.hub is None else "lora"
+        adapted = has_lora(model.language) or model.config.language.hub is not None
+        language = "lora" if adapted else "full"
     given = run.lora if run.lora != LoraConfig() else None
     trainable = Trainable(
         language=language,
@@ -186,8 +187,4 @@ def main(run: Finetune) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Finetune, description=__doc__))
-    except (DataError, ModelError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    run_script(main, Finetune, __doc__)

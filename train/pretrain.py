@@ -8,25 +8,24 @@ encoders is trained on a manifest of captions or speech: projectors only, encode
 model frozen (P1's first stage).
 """
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from torch import nn
 
-from avchat.config import PRESETS, LoraConfig, ModelError
+from avchat.config import PRESETS, LoraConfig
 from avchat.data import DataError
 from avchat.encoders import encode
 from avchat.language import train_tokenizer
 from avchat.model import AVChat
 from avchat.pool import Glimpses, glimpses, world_texts
+from avchat.script import run_script
 from avchat.stage import StageConfig, train
 from avchat.tagging import Tagger
 from avchat.trainable import Trainable
-from avchat.training import Batch, Loss, TrainingError, fit, micro_batch, own_device
+from avchat.training import Batch, Loss, fit, micro_batch, own_device
 from avchat.world.lessons import draw_lesson
 
 
@@ -120,8 +119,4 @@ def main(run: Pretrain) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Pretrain, description=__doc__))
-    except (DataError, ModelError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    run_script(main, Pretrain, __doc__)

@@ -11,17 +11,15 @@ avchat/captions.py. Negatives are the other clips of the step on all ranks, so `
 one.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from torch import nn
 
 from avchat.captions import file_batch, read_captions, world_batch
-from avchat.config import ModelError, VLSAConfig
+from avchat.config import VLSAConfig
 from avchat.data import DataError
 from avchat.encoders import Inputs, encode
 from avchat.heads import find_head
@@ -30,7 +28,8 @@ from avchat.model import AVChat
 from avchat.pool import Pool
 from avchat.run_config import RunConfig
 from avchat.saved import fingerprint
-from avchat.training import Batch, TrainingError, fit, micro_batch
+from avchat.script import run_script
+from avchat.training import Batch, fit, micro_batch
 from avchat.vlsa import VLSA, CaptionedClips, VLSALoss
 from avchat.world.scenes import DURATION_S
 
@@ -225,8 +224,4 @@ def main(run: TrainVLSA) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(TrainVLSA, description=__doc__))
-    except (DataError, ModelError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    run_script(main, TrainVLSA, __doc__)
