@@ -13,7 +13,7 @@ import numpy as np
 from avchat.clip_source import NOTHING, Cached, Clip, Decoded, Unusable
 from avchat.collate import Batch, collate
 from avchat.data import DataError, Sample
-from avchat.encoders import Inputs, Sense
+from avchat.encoders import Inputs, Sense, lacking
 from avchat.model import AVChat
 from avchat.packing import fill_rows, group_alike
 from avchat.prompt import Packed, PromptError, check_budget, join_rows
@@ -33,13 +33,6 @@ class Layout:
     picture_only: float = 0.0
     shuffle: bool = True
     seed: int = 0
-
-
-def lacking(clip: Clip, sense: Sense) -> str:
-    """Name the sense that a sample is about and its clip lacks; empty where all is well."""
-    if sense == "sound" and not clip.num_states:
-        return "sound"
-    return "picture" if sense == "picture" and not clip.frame_times_s else ""
 
 
 class Batches:
@@ -80,7 +73,9 @@ class Batches:
         """Take a sample whose clip is there and that fits the model's context."""
         try:
             clip = NOTHING if sample.media is None else self.source.times(sample)
-            if sample.media is not None and (lack := lacking(clip, sample.sense)):
+            if sample.media is not None and (
+                lack := lacking(clip.frame_times_s, clip.num_states, sample.sense)
+            ):
                 raise Unusable(f"{sample.media.name}: no {lack}, and the sample is about it alone")
             self._row(sample, clip.only(sample.sense))
         except (Unusable, PromptError) as error:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from avchat.data import DataError, check_part, clip_path, read_lines
+from avchat.data import DataError, check_fields, check_part, clip_path, read_lines
 from avchat.encoders import Features
 from avchat.media import Media, MediaError, load_media
 from avchat.model import AVChat
@@ -99,6 +99,7 @@ def captioned_file(path: Path, number: int, row: dict[str, Any]) -> CaptionedFil
     if "media" not in row:
         raise DataError(f"{where}: needs media, a path")
     check_part(where, row)
+    check_fields(where, row)
     if not isinstance(row.get("caption"), str) or not row["caption"].strip():
         raise DataError(f"{where}: needs a caption, a text")
     if row.get("of", "both") not in ABOUT:

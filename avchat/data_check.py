@@ -20,7 +20,7 @@ from avchat.data_look import Key, Look, key_of, look_at_all
 from avchat.data_report import Finding, Manifest, Report
 from avchat.data_rows import no_file, wrong_root
 from avchat.data_split import digest
-from avchat.encoders import Inputs
+from avchat.encoders import lacking
 from avchat.prompt import PromptError, check_budget
 
 
@@ -126,20 +126,13 @@ def check_clips(manifest: Manifest, looks: dict[Key, Look], report: Report) -> N
             report.faults.append(Finding("unreadable", where, found.fault))
             continue
         for sample in samples:
-            if lack := lacking(found.clip, sample):
+            sense = sample.sense if isinstance(sample, Sample) else sample.of
+            if lack := lacking(found.clip.frame_times_s, found.clip.num_states, sense):
                 text = f"{name}: there is no {lack}, and the sample is about it alone"
                 report.faults.append(Finding(f"no {lack}", place(manifest, [sample]), text))
         if found.warnings:
             text = f"{name}: {'; '.join(found.warnings)}"
             report.notes.append(Finding("damaged", where, text))
-
-
-def lacking(clip: Inputs, sample: Sample | CaptionedFile) -> str:
-    """Tell which sense a sample is about that its clip lacks; empty where all is well."""
-    sense = sample.sense if isinstance(sample, Sample) else sample.of
-    if sense == "sound" and not clip.num_states:
-        return "sound"
-    return "picture" if sense == "picture" and not clip.frame_times_s else ""
 
 
 def check_twins(manifest: Manifest, report: Report) -> None:

@@ -96,6 +96,13 @@ class Features:
         return replace(self, visual=_to(self.visual, device), audio=_to(self.audio, device))
 
 
+def lacking(frame_times_s: tuple[float, ...], num_states: int, sense: str) -> str:
+    """Name the one sense that a sample is about and its clip lacks; empty where all is well."""
+    if sense == "sound" and not num_states:
+        return "sound"
+    return "picture" if sense == "picture" and not frame_times_s else ""
+
+
 def _to(tensor: Tensor | None, device: torch.device | str) -> Tensor | None:
     return None if tensor is None else tensor.to(device)
 

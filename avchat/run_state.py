@@ -127,13 +127,14 @@ class RunState:
         saved = sorted(self.folder.glob("step-*"))
         if not saved:
             return 0
-        now_many = self.accelerator.num_processes
         with _readable(saved):
             then = json.loads((saved[-1] / STATE_FILE).read_text())
             self._compare(saved[-1], then)
             # DeepSpeed: what is frozen is not in the file
             rank = self.accelerator.process_index
-            if now_many == then["processes"]:  # a rank that is new has no state of its own
+            if (
+                self.accelerator.num_processes == then["processes"]
+            ):  # a rank that is new has no state of its own
                 (saved[-1] / f"random_states_{rank}.pkl").stat()  # accelerate would go on without
             loose = {"load_module_strict": False} if self.sharded else {}
             self.accelerator.load_state(str(saved[-1]), **loose)

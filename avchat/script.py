@@ -22,10 +22,11 @@ from avchat.training import rank_and_world
 OTHERS_WAIT_S = 5.0  # the launcher ends them before they say again what the first has said
 
 
-def run_script(main: Callable[[Any], Any], kind: type, description: str | None) -> None:
+def run_script(main: Callable[[Any], int | None], kind: type, description: str | None) -> None:
     """Parse the flags of a script into its dataclass and run it; leave with an exit code."""
     try:
-        main(parse(kind, description))
+        if code := main(parse(kind, description)):
+            raise SystemExit(code)
     except (DataError, ModelError, TrainingError) as error:
         time.sleep(OTHERS_WAIT_S * (rank_and_world()[0] > 0))
         print(f"error: {error}", file=sys.stderr)

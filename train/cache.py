@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import tyro
 from torch import distributed
 from tqdm import tqdm
 
@@ -32,6 +31,8 @@ from avchat.language import load_tokenizer
 from avchat.media import MediaError
 from avchat.model import AVChat
 from avchat.saved import ASSETS, TOKENIZER_FOLDER, find_checkpoint, is_unbundled, read_weights
+from avchat.script import run_script
+from avchat.training import rank_and_world
 
 SAMPLE = 3  # clips that an estimate looks at, from all over the manifest
 
@@ -208,7 +209,7 @@ def main(run: Cache) -> int:
         raise DataError("give --data, a manifest of clips with questions and answers")
     samples = [sample for path in run.data for sample in read_manifest(path)]
     parts = list(dict.fromkeys(part_of(s) for s in samples if s.media is not None))
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = rank_and_world()
     model = encoders_of(run.init or ("tiny" if run.tiny else "timeline"))
     if run.dry_run:
         if rank == 0:
@@ -248,11 +249,4 @@ def report(cache: FeatureCache, parts: list[Part]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        raise SystemExit(main(tyro.cli(Cache, description=__doc__)))
-    except (DataError, ModelError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-    except KeyboardInterrupt:
-        print("stopped: the same command goes on", file=sys.stderr)
-        raise SystemExit(130) from None
+    run_script(main, Cache, __doc__)

@@ -3,9 +3,10 @@
     accelerate launch train/finetune.py --data clips.jsonl --init timeline --output runs/mine
     torchrun --nproc-per-node 2 train/finetune.py --tiny --init runs/tiny/encoders/model
 
-Projectors and the language model are trained (LoRA where the model's config asks for it, else all
-of it); encoders stay frozen. With `--tiny` the clips are lessons of the world, and small heads
-(see avchat/tagging.py) help by naming what the generator knows.
+Projectors and the language model are trained (by LoRA on a published base or where there are
+adapters, else all of it); encoders stay frozen unless they are given a learning rate. With `--tiny`
+and no `--data` the clips are lessons of the world, and small heads (see avchat/tagging.py) help by
+naming what the generator knows.
 """
 
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from avchat.language import has_lora
 from avchat.model import AVChat
 from avchat.pool import Pool, TaggedBatch
 from avchat.prompt import PICTURE_ID, SOUND_ID
+from avchat.saved import find_checkpoint
 from avchat.script import run_script
 from avchat.stage import StageConfig, train
 from avchat.tagging import Follower, Tagger
@@ -133,7 +135,7 @@ def tiny(run: Finetune) -> None:
     model.audio.requires_grad_(False)
     pupil = Pupil(model)
     for name in ("tagger", "follower"):  # what an earlier stage left beside its model
-        path = Path(run.init).parent / f"{name}.pt"
+        path = find_checkpoint(run.init or "tiny").parent / f"{name}.pt"
         if run.init and path.is_file():
             getattr(pupil, name).load_state_dict(torch.load(path, weights_only=True))
     pool = Pool(model, run.pool, run.seed, Mix(run.last, run.more, run.focus))
