@@ -2,12 +2,10 @@
 
 Enters: a file and questions. Leaves: text, piece by piece, and after each answer a receipt that
 says what was seen, what was heard and what it cost.
-
-Legend: V vocabulary.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event
 from time import perf_counter
@@ -16,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from avchat.encoders import SENSES, STATES_HZ, Features, Sense
+from avchat.decoding import Said, Thread, decode, picker
+from avchat.encoders import SENSES, STATES_HZ, Sense
 from avchat.media import Media, load_media
 from avchat.model import AVChat
 from avchat.prompt import PromptError, Turn, check_budget
@@ -92,31 +90,6 @@ class Receipt:
         return {**data, "excerpts": [asdict(excerpt) for excerpt in self.excerpts]}
 
 
-class _Thread:
-    """The conversation as the model holds it under one sense: ids and their keys and values."""
-
-    def __init__(self, model: AVChat, parts: list[Features]) -> None:
-        self.model, self.parts = model, parts
-        self.slots = [slot for part in parts for slot in model.plan(part)]
-        self.prefix = model.prompt.media_prefix(self.slots).ids
-        self.ids: list[int] = []
-        self.cache = DynamicCache()
-
-    @torch.inference_mode()
-    def feed(self, ids: Sequence[int]) -> Tensor:
-        """Append tokens; return the logits [V] of what comes next."""
-        row = torch.tensor([ids], device=self.model.device)
-        media = self.model.project(self.parts) if min(ids) < 0 else []
-        logits = self.model.language(
-            inputs_embeds=self.model.embed(row, media),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        self.ids += ids
-        return logits[0, -1].float()
-
-
 class Conversation:
     """Questions and answers about one clip.
 
@@ -139,7 +112,7 @@ class Conversation:
             self.features = model.encode(inputs)
         self._spent = (media_s, perf_counter() - start)  # until the first answer takes it over
         self._turns: list[tuple[int, ...]] = []  # ids of each question with its answer
-        self._threads: dict[Sense, _Thread] = {}
+        self._threads: dict[Sense, Thread] = {}
         self._running: Generator[str, None, None] | None = None
 
     @classmethod
@@ -181,7 +154,7 @@ class Conversation:
         from the likeliest tokens that hold this much probability; stop: set it to end the answer.
         What was said until then stays in the conversation.
         """
-        pick = _picker(temperature, top_p, seed)
+        pick = picker(temperature, top_p, seed)
         if sense not in SENSES:
             raise PromptError(f"no sense called {sense}: it is one of {', '.join(SENSES)}")
         if max_new_tokens < 1:
@@ -190,11 +163,11 @@ class Conversation:
             self._running.close()  # an answer that nobody read to its end
         question = self.model.prompt.turn(Turn(text), first=not self._turns).ids
         parts = [part.only(sense) for part in self.features]
-        thread = self._threads.get(sense) or _Thread(self.model, parts)
+        thread = self._threads.get(sense) or Thread(self.model, parts)
         ids = [*thread.prefix, *(token for turn in self._turns for token in turn), *question]
         check_budget(ids, self.model.context)
         room = min(max_new_tokens, self.model.context - len(ids))
-        said = _Said(thread, sense, ids, len(question), room)
+        said = Said(thread, sense, ids, len(question), room)
         self._running = self._stream(said, pick, stop)
         return self._running
 
@@ -209,7 +182,7 @@ class Conversation:
         return sum(map(len, self._turns))
 
     def _stream(
-        self, said: "_Said", pick: Callable[[Tensor], int], stop: Event | None
+        self, said: "Said", pick: Callable[[Tensor], int], stop: Event | None
     ) -> Generator[str, None, None]:
         """Stream one answer; then put the turn in the conversation and write the receipt."""
         began, sent, first_token_s = perf_counter(), "", None
@@ -217,7 +190,7 @@ class Conversation:
         self._threads.pop(said.sense, None)
         failed = True
         try:
-            for _ in _decode(said, pick, stop):
+            for _ in decode(said, pick, stop):
                 first_token_s = first_token_s or perf_counter() - began
                 text = said.text()
                 if text.endswith("\ufffd"):  # half of a character of several bytes
@@ -238,7 +211,7 @@ class Conversation:
                 self.receipt = self._receipt(said, timing)
                 self._commit(said)
 
-    def _commit(self, said: "_Said") -> None:
+    def _commit(self, said: "Said") -> None:
         """Put a turn in the conversation. One that was stopped before its first word never was."""
         self._spent = (0.0, 0.0)
         if said.ids or said.ended:
@@ -246,7 +219,7 @@ class Conversation:
             self._turns.append((*question, *said.ids, self.model.tokenizer.eos_token_id))
             self._threads[said.sense] = said.thread
 
-    def _receipt(self, said: "_Said", timing: Timing) -> Receipt:
+    def _receipt(self, said: "Said", timing: Timing) -> Receipt:
         """Write down what an answer rests on."""
         parts, slots = said.thread.parts, said.thread.slots
         visual, audio = sum(slot.visual for slot in slots), sum(slot.audio for slot in slots)
@@ -263,7 +236,7 @@ class Conversation:
             warnings=tuple(self._warnings(said)),
         )
 
-    def _warnings(self, said: "_Said") -> Iterator[str]:
+    def _warnings(self, said: "Said") -> Iterator[str]:
         """Say in words what was asked for and could not be used."""
         yield from dict.fromkeys(warning for part in self.media for warning in part.warnings)
         has_video = any(part.has_video for part in self.media)
@@ -290,57 +263,3 @@ class Conversation:
 
 def _peak(media: Media) -> float:
     return float(np.abs(media.waveform).max(initial=0.0))
-
-
-@dataclass
-class _Said:
-    """An answer while it is being said."""
-
-    thread: _Thread
-    sense: Sense
-    prompt: list[int]
-    num_question: int  # tokens at the end of the prompt that are the question
-    room: int  # tokens the answer may have
-    ids: list[int] = field(default_factory=list)
-    ended: bool = False  # by the model itself
-
-    def text(self) -> str:
-        """Return what was said so far."""
-        tokenizer = self.thread.model.tokenizer
-        return tokenizer.decode(self.ids, skip_special_tokens=True).lstrip()
-
-
-def _decode(said: _Said, pick: Callable[[Tensor], int], stop: Event | None) -> Iterator[int]:
-    """Say one token after another, each computed from the kept keys and values."""
-    pending = said.prompt[len(said.thread.ids) :]
-    while len(said.ids) < said.room and not (stop is not None and stop.is_set()):
-        token = pick(said.thread.feed(pending))
-        if token == said.thread.model.tokenizer.eos_token_id:
-            said.ended = True
-            return
-        said.ids.append(token)
-        pending = [token]
-        yield token
-
-
-def _picker(temperature: float, top_p: float, seed: int | None) -> Callable[[Tensor], int]:
-    """Choose how a token is taken from logits [V]."""
-    if temperature < 0:
-        raise PromptError(f"temperature must not be negative: {temperature}")
-    if not 0 < top_p <= 1:
-        raise PromptError(f"top_p must be above 0 and at most 1, not {top_p}")
-    if temperature == 0:
-        return lambda logits: int(logits.argmax())
-    generator = torch.Generator()  # on the CPU: a seed gives the same answer on every device
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
-
-    def sample(logits: Tensor) -> int:
-        chances, order = (logits.cpu() / temperature).softmax(-1).sort(descending=True)
-        before = chances.cumsum(-1) - chances  # zero for the likeliest token, which always stays
-        kept = chances * (before < top_p)
-        return int(order[torch.multinomial(kept, 1, generator=generator)])
-
-    return sample

@@ -8,7 +8,6 @@ Legend: B rows, L tokens of a row, N media tokens, C trained columns, D width, V
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,9 +40,7 @@ from avchat.language import (
     load_lora,
     load_tokenizer,
     merge_lora,
-    plain_weights,
     restore_language,
-    save_architecture,
     save_lora,
 )
 from avchat.media import Media
@@ -61,8 +58,8 @@ from avchat.saved import (
     is_unbundled,
     own_prefixes,
     read_weights,
-    without_peft,
 )
+from avchat.weights import language_of, own_weights, save_language_architecture
 
 if TYPE_CHECKING:
     from avchat import Conversation
@@ -241,42 +238,6 @@ class AVChat(nn.Module):
         self.config = replace(self.config, language=replace(self.config.language, lora=None))
         self.changed |= {f"language.{name}" for name in self.language.state_dict()}
 
-    def own_weights(self) -> dict[str, Tensor]:
-        """Collect what a checkpoint must hold: all but the untouched bases and the adapters."""
-        built = own_prefixes(self.config)
-        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
-        weights, seen = {}, set()
-        state = self.state_dict()
-        for part in ("visual_projector", "audio_projector"):
-            if any(name.startswith(part) and ".lora_" in name for name in state):
-                kept = {name: w for name, w in state.items() if not name.startswith(f"{part}.")}
-                folded = plain_weights(getattr(self, part))
-                state = kept | {f"{part}.{name}": weight for name, weight in folded.items()}
-        for name, weight in state.items():
-            bare = without_peft(name)
-            wanted = bare.startswith(built) or name in trained or bare in self.changed
-            # tied weights are one tensor under two names: safetensors wants it once
-            quantised = self.unquantised is not None and bare.startswith("language.")
-            once = ".lora_" not in name and weight.data_ptr() not in seen
-            if wanted and once and not quantised:
-                seen.add(weight.data_ptr())
-                weights[bare] = weight.detach().cpu().contiguous()
-        if self.unquantised is not None:
-            weights |= _language_of(read_weights(self.unquantised), "language.")
-        return weights
-
-    def _save_architecture(self, folder: Path) -> None:
-        """Where a checkpoint holds all of a published language model, save what builds it."""
-        if self.unquantised is not None:
-            copytree(self.unquantised / LANGUAGE_FOLDER, folder, dirs_exist_ok=True)
-            return
-        held = {name for name, weight in self.named_parameters() if weight.requires_grad}
-        held |= self.changed
-        names = [n for n in self.state_dict() if n.startswith("language.") and ".lora_" not in n]
-        whole = all(name in held or without_peft(name) in held for name in names)
-        if self.config.language.hub is not None and whole:
-            save_architecture(self.language, folder)
-
     def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> None:
         """Write config, weights, tokenizer, adapters and a model card into a folder.
 
@@ -286,8 +247,8 @@ class AVChat(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save(folder)
         self.tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
-        save_file(self.own_weights(), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        self._save_architecture(folder / LANGUAGE_FOLDER)
+        save_file(own_weights(self), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_language_architecture(self, folder / LANGUAGE_FOLDER)
         if has_lora(self.language):
             save_lora(self.language, folder / ADAPTER_FOLDER)
         (folder / CARD_FILE).write_text(card or plain_card(self.config), encoding="utf-8")
@@ -320,7 +281,7 @@ class AVChat(nn.Module):
             config, tokenizer = Config.load(folder), load_tokenizer(folder / TOKENIZER_FOLDER)
             weights, language = read_weights(folder), None
             if (folder / LANGUAGE_FOLDER).is_dir():  # all of it is here: the base is not asked for
-                whole = _language_of(weights, "")
+                whole = language_of(weights, "")
                 language = restore_language(folder / LANGUAGE_FOLDER, whole, dtype=dtype, bits=bits)
             made = {"dtype": dtype, "bits": bits, "lora": False, "language": language}
             model = cls.from_config(config, tokenizer, **made)
@@ -370,12 +331,6 @@ class AVChat(nn.Module):
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, card=card)
             push(Path(folder), repo_id, private=private)
-
-
-def _language_of(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Pick the language model's weights, under names that begin with `prefix` instead."""
-    own = {n: w for n, w in weights.items() if n.startswith("language.")}
-    return {prefix + name.removeprefix("language."): weight for name, weight in own.items()}
 
 
 def _pinned(config: Config) -> Config:

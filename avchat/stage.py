@@ -31,6 +31,7 @@ from avchat.run_config import RunConfig
 from avchat.run_log import read_record
 from avchat.trainable import Trainable, choose, lines, table
 from avchat.training import Batch, Validation, check_settings, fit, micro_batch, rank_and_world
+from avchat.weights import own_weights
 
 EVERYTHING = sys.maxsize
 WAIT_S = 1.0
@@ -181,7 +182,7 @@ def train(run: StageConfig, model: AVChat, trainable: Trainable) -> bool:
 def saved_bytes(model: AVChat) -> int:
     """Measure what a model's folder will hold: its own weights, and trained adapters."""
     adapters = [p for n, p in model.named_parameters() if ".lora_" in n and p.requires_grad]
-    return sum(weight.nbytes for weight in [*model.own_weights().values(), *adapters])
+    return sum(weight.nbytes for weight in [*own_weights(model).values(), *adapters])
 
 
 def _numbered(deck: Batches, size: int) -> Callable[[int], Batch]:

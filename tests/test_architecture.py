@@ -22,11 +22,12 @@ LAYERS = [
     "encoders",
     "projectors",
     "language prompt saved card",
-    "push",
+    "push weights",
     "collate packing",
     "model",
     "merging",
-    "chat batch",
+    "decoding batch",
+    "chat",
     "receipt",
     "checkpoints",
     "patches matching",
@@ -71,7 +72,7 @@ LAYERS = [
     "doctor",
     "script",
     "lookup_cli",
-    "data_cli index_cli model_cli moments_cli",
+    "chat_cli data_cli index_cli model_cli moments_cli",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

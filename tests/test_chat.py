@@ -10,7 +10,8 @@ import torch
 from small import POOLED_CONFIG, TIMELINE_CONFIG, build_model, make_media
 
 from avchat.batch import answer_batch
-from avchat.chat import Conversation, _picker
+from avchat.chat import Conversation
+from avchat.decoding import picker
 from avchat.media import MediaError
 from avchat.model import AVChat
 from avchat.prompt import PromptError, Turn
@@ -189,14 +190,14 @@ def test_a_seed_gives_the_same_answer_again(model: AVChat) -> None:
 
 def test_sampling_respects_temperature_and_top_p() -> None:
     logits = torch.tensor([0.1, 0.6, 0.05, 0.25]).log()
-    assert {_picker(0, 1, None)(logits)} == {1}
+    assert {picker(0, 1, None)(logits)} == {1}
     for top_p, expected in ((1.0, {0, 1, 2, 3}), (0.9, {0, 1, 3}), (0.7, {1, 3}), (0.1, {1})):
-        pick = _picker(1.0, top_p, seed=0)
+        pick = picker(1.0, top_p, seed=0)
         assert {pick(logits) for _ in range(300)} == expected
-    pick = _picker(1.0, 1.0, seed=0)
+    pick = picker(1.0, 1.0, seed=0)
     share = sum(pick(logits) == 1 for _ in range(2000)) / 2000
     assert share == pytest.approx(0.6, abs=0.04)
-    cold = _picker(0.2, 1.0, seed=0)
+    cold = picker(0.2, 1.0, seed=0)
     assert sum(cold(logits) == 1 for _ in range(500)) / 500 > 0.95
 
 

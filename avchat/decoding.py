@@ -1,0 +1,98 @@
+"""Words one after another: a conversation as the language model holds it, and what it says next.
+
+Enters: token ids and encoded media. Leaves: logits of the next token, computed from the keys and
+values that are kept, and tokens picked from them.
+
+Legend: V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from threading import Event
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from avchat.encoders import Features, Sense
+from avchat.model import AVChat
+from avchat.prompt import PromptError
+
+
+class Thread:
+    """The conversation as the model holds it under one sense: ids and their keys and values."""
+
+    def __init__(self, model: AVChat, parts: list[Features]) -> None:
+        self.model, self.parts = model, parts
+        self.slots = [slot for part in parts for slot in model.plan(part)]
+        self.prefix = model.prompt.media_prefix(self.slots).ids
+        self.ids: list[int] = []
+        self.cache = DynamicCache()
+
+    @torch.inference_mode()
+    def feed(self, ids: Sequence[int]) -> Tensor:
+        """Append tokens; return the logits [V] of what comes next."""
+        row = torch.tensor([ids], device=self.model.device)
+        media = self.model.project(self.parts) if min(ids) < 0 else []
+        logits = self.model.language(
+            inputs_embeds=self.model.embed(row, media),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        self.ids += ids
+        return logits[0, -1].float()
+
+
+@dataclass
+class Said:
+    """An answer while it is being said."""
+
+    thread: Thread
+    sense: Sense
+    prompt: list[int]
+    num_question: int  # tokens at the end of the prompt that are the question
+    room: int  # tokens the answer may have
+    ids: list[int] = field(default_factory=list)
+    ended: bool = False  # by the model itself
+
+    def text(self) -> str:
+        """Return what was said so far."""
+        tokenizer = self.thread.model.tokenizer
+        return tokenizer.decode(self.ids, skip_special_tokens=True).lstrip()
+
+
+def decode(said: Said, pick: Callable[[Tensor], int], stop: Event | None) -> Iterator[int]:
+    """Say one token after another, each computed from the kept keys and values."""
+    pending = said.prompt[len(said.thread.ids) :]
+    while len(said.ids) < said.room and not (stop is not None and stop.is_set()):
+        token = pick(said.thread.feed(pending))
+        if token == said.thread.model.tokenizer.eos_token_id:
+            said.ended = True
+            return
+        said.ids.append(token)
+        pending = [token]
+        yield token
+
+
+def picker(temperature: float, top_p: float, seed: int | None) -> Callable[[Tensor], int]:
+    """Choose how a token is taken from logits [V]."""
+    if temperature < 0:
+        raise PromptError(f"temperature must not be negative: {temperature}")
+    if not 0 < top_p <= 1:
+        raise PromptError(f"top_p must be above 0 and at most 1, not {top_p}")
+    if temperature == 0:
+        return lambda logits: int(logits.argmax())
+    generator = torch.Generator()  # on the CPU: a seed gives the same answer on every device
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+
+    def sample(logits: Tensor) -> int:
+        chances, order = (logits.cpu() / temperature).softmax(-1).sort(descending=True)
+        before = chances.cumsum(-1) - chances  # zero for the likeliest token, which always stays
+        kept = chances * (before < top_p)
+        return int(order[torch.multinomial(kept, 1, generator=generator)])
+
+    return sample
