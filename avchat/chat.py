@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avchat.decoding import Said, Thread, decode, picker
+from avchat.decoding import Said, Spoken, Thread, decode, picker
 from avchat.encoders import SENSES, STATES_HZ, Sense
+from avchat.evidence import Evidence, conditions, weigh
 from avchat.media import Media, load_media
 from avchat.model import AVChat
 from avchat.prompt import PromptError, Turn, check_budget
@@ -111,7 +112,7 @@ class Conversation:
         with torch.inference_mode():
             self.features = model.encode(inputs)
         self._spent = (media_s, perf_counter() - start)  # until the first answer takes it over
-        self._turns: list[tuple[int, ...]] = []  # ids of each question with its answer
+        self._turns: list[Spoken] = []
         self._threads: dict[Sense, Thread] = {}
         self._running: Generator[str, None, None] | None = None
 
@@ -162,9 +163,8 @@ class Conversation:
         if self._running is not None:
             self._running.close()  # an answer that nobody read to its end
         question = self.model.prompt.turn(Turn(text), first=not self._turns).ids
-        parts = [part.only(sense) for part in self.features]
-        thread = self._threads.get(sense) or Thread(self.model, parts)
-        ids = [*thread.prefix, *(token for turn in self._turns for token in turn), *question]
+        thread = self._thread(sense)
+        ids = [*thread.prefix, *(token for turn in self._turns for token in turn.ids), *question]
         check_budget(ids, self.model.context)
         room = min(max_new_tokens, self.model.context - len(ids))
         said = Said(thread, sense, ids, len(question), room)
@@ -179,7 +179,37 @@ class Conversation:
     @property
     def num_said(self) -> int:
         """Count the tokens of all questions and answers so far."""
-        return sum(map(len, self._turns))
+        return sum(len(turn.ids) for turn in self._turns)
+
+    def evidence(self, turn: int = -1) -> Evidence:
+        """Weigh what an answer rests on, by taking the sound, the picture and both away from it.
+
+        What is computed for it is kept: later questions under these senses begin sooner.
+
+        Args: turn: 0 for the first answer, -1 for the last. Raises PromptError where there is no
+        such answer, or it has no words.
+        """
+        if self._running is not None:
+            self._running.close()
+        if not -len(self._turns) <= turn < len(self._turns):
+            raise PromptError(f"there is no answer {turn}: there are {len(self._turns)} so far")
+        asked = self._turns[turn]
+        if len(asked.answer) < 2:
+            raise PromptError("the answer is empty: there is nothing to weigh")
+        earlier = self._turns[: turn % len(self._turns)]
+        before = [token for turn in earlier for token in turn.ids]
+        senses = set(conditions(asked.sense).values())
+        threads = {sense: self._thread(sense) for sense in senses}
+        for sense in senses:  # after a failure the next question builds them anew
+            self._threads.pop(sense, None)
+        found = weigh(threads, asked.sense, before, asked.question, asked.answer[:-1])
+        self._threads |= threads
+        return found
+
+    def _thread(self, sense: Sense) -> Thread:
+        """Return the conversation under a sense, begun anew where there is none."""
+        parts = [part.only(sense) for part in self.features]
+        return self._threads.get(sense) or Thread(self.model, parts)
 
     def _stream(
         self, said: "Said", pick: Callable[[Tensor], int], stop: Event | None
@@ -215,8 +245,9 @@ class Conversation:
         """Put a turn in the conversation. One that was stopped before its first word never was."""
         self._spent = (0.0, 0.0)
         if said.ids or said.ended:
-            question = said.prompt[len(said.prompt) - said.num_question :]
-            self._turns.append((*question, *said.ids, self.model.tokenizer.eos_token_id))
+            question = tuple(said.prompt[len(said.prompt) - said.num_question :])
+            answer = (*said.ids, self.model.tokenizer.eos_token_id)
+            self._turns.append(Spoken(question, answer, said.sense))
             self._threads[said.sense] = said.thread
 
     def _receipt(self, said: "Said", timing: Timing) -> Receipt:

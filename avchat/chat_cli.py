@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tqdm import tqdm
 from tyro.conf import Positional, arg
@@ -51,6 +51,8 @@ auto, the one that comes with the model"""
     """with a temperature: the same seed gives the same answer"""
     max_new_tokens: int = 256
     """the longest answer, in tokens"""
+    evidence: bool = False
+    """also say what the answer rests on: the sound, the picture, both, or the question alone"""
     json: bool = False
     """print one JSON object: the answer, what was seen and heard, tokens, seconds"""
 
@@ -151,11 +153,28 @@ def _answer(verb: Chat, conversation: "Conversation | LongConversation", questio
             print(piece, end="", flush=True)
     receipt = conversation.receipt
     assert receipt is not None, "an answer that was read to its end has a receipt"
+    if not verb.json:
+        print(flush=True)
+        say(in_words(receipt, conversation.model.config.notice))
+    found = _weigh(verb, conversation)
     if verb.json:
-        print(json.dumps(receipt.to_dict()))
-        return
-    print(flush=True)
-    say(in_words(receipt, conversation.model.config.notice))
+        weighed = {"evidence": found} if verb.evidence else {}
+        print(json.dumps({**receipt.to_dict(), **weighed}))
+    elif found is not None:
+        say(f"Evidence: {found['says']}.")
+
+
+def _weigh(verb: Chat, conversation: "Conversation | LongConversation") -> dict[str, Any] | None:
+    """Weigh the last answer where that is wanted and it has words."""
+    from avchat.prompt import PromptError
+
+    if not verb.evidence:
+        return None
+    try:
+        return conversation.evidence().to_dict()
+    except PromptError as error:
+        say(f"note: {error}")
+        return None
 
 
 def _typed() -> Iterator[str]:

@@ -3,7 +3,7 @@
 Enters: token ids and encoded media. Leaves: logits of the next token, computed from the keys and
 values that are kept, and tokens picked from them.
 
-Legend: V vocabulary.
+Legend: V vocabulary, H heads, D width of a head.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +42,25 @@ class Thread:
         ).logits
         self.ids += ids
         return logits[0, -1].float()
+
+    def kept(self, length: int) -> list[tuple[Tensor, Tensor]]:
+        """Return each layer's keys and values [1, H, length, D] of the first tokens."""
+        layers = self.cache.layers
+        return [(layer.keys[..., :length, :], layer.values[..., :length, :]) for layer in layers]
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A turn of a conversation that is over: ids of the question, and of the answer with its end."""
+
+    question: tuple[int, ...]
+    answer: tuple[int, ...]
+    sense: Sense
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Return the turn as later turns see it."""
+        return self.question + self.answer
 
 
 @dataclass

@@ -16,11 +16,12 @@ import numpy as np
 
 from avchat.chat import Conversation, Excerpt, Receipt
 from avchat.encoders import Sense
+from avchat.evidence import Evidence
 from avchat.heads import Head, Vectors
 from avchat.media import Media, MediaError, MediaInfo, probe
 from avchat.model import AVChat
 from avchat.parts import load_parts
-from avchat.prompt import Turn
+from avchat.prompt import PromptError, Turn
 from avchat.windows import Window, cut_windows
 
 SPARSE_S = 4.0  # seconds between two frames from which on a file counts as long: our choice
@@ -116,6 +117,12 @@ class LongConversation:
             return None
         warnings = (*self.warnings, *told.warnings)
         return replace(told, excerpts=self.excerpts, warnings=warnings)
+
+    def evidence(self, turn: int = -1) -> Evidence:
+        """Weigh an answer about the parts now in view, as `Conversation.evidence` does."""
+        if self._talk is None:
+            raise PromptError("there is no answer yet")
+        return self._talk.evidence(turn)
 
     def scores(self, text: str, sense: Sense = "both") -> np.ndarray:
         """Score each window by its likeness to a text, -1..1; -1 where the sense is absent."""

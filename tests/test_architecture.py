@@ -27,6 +27,7 @@ LAYERS = [
     "model",
     "merging",
     "decoding batch",
+    "evidence",
     "chat",
     "receipt",
     "checkpoints",

@@ -59,7 +59,7 @@ def test_cached_is_uncached_over_turns_and_senses(talk: Conversation) -> None:
         text = model.tokenizer.decode(expected, skip_special_tokens=True).lstrip()
         assert answer == text
         history += [*expected, model.tokenizer.eos_token_id]
-    assert {turn[-1] for turn in talk._turns} == {model.tokenizer.eos_token_id}
+    assert {turn.ids[-1] for turn in talk._turns} == {model.tokenizer.eos_token_id}
 
 
 @pytest.mark.parametrize("sense", ["both", "sound", "picture"])
