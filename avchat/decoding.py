@@ -51,7 +51,7 @@ class Thread:
 
 @dataclass(frozen=True)
 class Spoken:
-    """A turn of a conversation that is over: ids of the question, and of the answer with its end."""
+    """A turn that is over: ids of the question, and of the answer with its end."""
 
     question: tuple[int, ...]
     answer: tuple[int, ...]

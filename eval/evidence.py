@@ -3,8 +3,8 @@
     python eval/evidence.py --model tiny --questions 400 --seed 1
 
 Each question is asked in a conversation of its own and its answer is weighed
-(`Conversation.evidence`). Counted are answers that are right: those of V questions should rest on the
-picture, of A questions (sounds) and S questions (speech) on the sound, of AV questions on both.
+(`Conversation.evidence`). Counted are answers that are right: those of V questions should rest on
+the picture, of A questions (sounds) and S questions (speech) on the sound, of AV questions on both.
 """
 
 import json
