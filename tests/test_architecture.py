@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Reading order: a module imports only what stands above it, or beside it on the same line.
 LAYERS = [
     "config input_error",
+    "weight_files",
     "container isolation",
     "listing",
     "sound pictures",
