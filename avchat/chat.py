@@ -273,11 +273,14 @@ class Conversation:
         has_video = any(part.has_video for part in self.media)
         has_audio = any(part.has_audio for part in self.media)
         looked, listened = said.sense in ("both", "picture"), said.sense in ("both", "sound")
-        seen, heard = looked and has_video, listened and has_audio
+        seen = looked and has_video
+        heard = listened and has_audio and self.model.config.hears
         if looked and not seen:
             yield "this file has no picture: nothing was seen"
-        if listened and not heard:
+        if listened and not has_audio:
             yield "this file has no sound track: nothing was heard"
+        elif listened and not heard:
+            yield "this model was never taught to hear: the sound was not used"
         if heard and max(map(_peak, self.media)) < SILENCE:
             yield "the sound track of this part is silent"
         if not looked and has_video:

@@ -122,6 +122,8 @@ class Config:
     prompt: PromptConfig
     frames: int = 16  # frames sampled from a clip, and time slots of a clip without a picture
     notice: str = ""
+    # False: the audio projector was never trained. Sound is not encoded until a run trains it.
+    hears: bool = True
 
     def __post_init__(self) -> None:
         for part in ("vision", "audio", "language"):

@@ -39,6 +39,7 @@ class InputSpec:
     resample: str
     num_mels: int
     window_states: int
+    hears: bool = True  # False: sound is left out
 
     @property
     def window_samples(self) -> int:
@@ -217,11 +218,11 @@ def log_mels(waveform: np.ndarray | Tensor, spec: InputSpec) -> Tensor:
 
 def prepare(media: Media, spec: InputSpec) -> Inputs:
     """Make one decoded clip ready for the encoders."""
-    has_picture, has_sound = len(media.frames) > 0, len(media.waveform) > 0
+    has_picture, has_sound = len(media.frames) > 0, spec.hears and len(media.waveform) > 0
     return Inputs(
         pixels=preprocess_frames(media.frames, spec) if has_picture else None,
         mels=log_mels(media.waveform, spec) if has_sound else None,
-        num_states=-(-len(media.waveform) // STATE_SAMPLES),
+        num_states=-(-len(media.waveform) // STATE_SAMPLES) if has_sound else 0,
         frame_times_s=tuple(float(time) for time in media.frame_times_s) if has_picture else (),
         start_s=float(media.start_s),
         duration_s=float(media.duration_s),

@@ -19,6 +19,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -62,14 +63,17 @@ def build_language(
 
 
 def restore_language(
-    folder: Path, weights: dict[str, torch.Tensor], *, dtype: torch.dtype, bits: Bits | None = None
+    architecture: PreTrainedConfig,
+    weights: dict[str, torch.Tensor],
+    *,
+    dtype: torch.dtype,
+    bits: Bits | None = None,
 ) -> PreTrainedModel:
-    """Build a language model from the architecture in a folder and all of its weights.
+    """Build a language model from its architecture and all of its weights.
 
     Raises:
         ConfigError: weights are missing, of another shape, or some that it does not have.
     """
-    architecture = AutoConfig.from_pretrained(str(folder))
     with torch.device("meta"):
         kind = type(AutoModelForCausalLM.from_config(architecture))
     try:
@@ -82,10 +86,12 @@ def restore_language(
             output_loading_info=True,
         )
     except RuntimeError as error:
-        raise ConfigError(f"{folder}: does not fit the weights ({error})") from error
+        raise ConfigError(f"the language model does not fit its weights ({error})") from error
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if wrong:
-        raise ConfigError(f"{folder}: {len(wrong)} weights missing or unknown ({wrong[0]}, ...)")
+        raise ConfigError(
+            f"the language model: {len(wrong)} weights missing or unknown ({wrong[0]}, ...)"
+        )
     return model
 
 

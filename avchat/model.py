@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from avchat import projectors
 from avchat.card import plain_card
+from avchat.checkpoints import read_checkpoint
 from avchat.collate import Batch, block_mask
 from avchat.config import CONFIG_FILE, PRESETS, Config, ModelError
 from avchat.encoders import (
@@ -57,7 +58,6 @@ from avchat.saved import (
     find_checkpoint,
     is_unbundled,
     own_prefixes,
-    read_weights,
 )
 from avchat.weights import language_of, own_weights, save_language_architecture
 
@@ -101,7 +101,7 @@ class AVChat(nn.Module):
         self.visual_projector, self.audio_projector = visual_projector, audio_projector
         self.language = language
         self.prompt = Prompt(config.prompt, tokenizer)
-        self.spec = input_spec(vision, audio, config.vision)
+        self.spec = replace(input_spec(vision, audio, config.vision), hears=config.hears)
         self.context: int = language.config.max_position_embeddings
         # names of weights of Hub bases that a checkpoint has changed: they are saved with it
         self.changed: set[str] = set()
@@ -232,6 +232,11 @@ class AVChat(nn.Module):
 
         return Conversation.open(self, path, **options)
 
+    def learn_to_hear(self) -> None:
+        """Use the sound from now on: the audio projector is about to be trained."""
+        self.config = replace(self.config, hears=True)
+        self.spec = replace(self.spec, hears=True)
+
     def merge(self) -> None:
         """Fold LoRA adapters into the language model, which is then saved whole."""
         self.language = merge_lora(self.language)
@@ -277,25 +282,24 @@ class AVChat(nn.Module):
             if trainable and is_unbundled(str(name)):
                 base = PRESETS[str(name)]
                 return cls.from_config(base, dtype=dtype, bits=bits, lora=adapters).to(device)
-            folder = find_checkpoint(str(name))
-            config, tokenizer = Config.load(folder), load_tokenizer(folder / TOKENIZER_FOLDER)
-            weights, language = read_weights(folder), None
-            if (folder / LANGUAGE_FOLDER).is_dir():  # all of it is here: the base is not asked for
+            found = read_checkpoint(find_checkpoint(str(name)), Path(name).name)
+            config, weights, language = found.config, found.weights(), None
+            tokenizer = load_tokenizer(found.tokenizer)
+            if found.architecture is not None:  # all of it is here: the base is not asked for
                 whole = language_of(weights, "")
-                language = restore_language(folder / LANGUAGE_FOLDER, whole, dtype=dtype, bits=bits)
+                language = restore_language(found.architecture, whole, dtype=dtype, bits=bits)
             made = {"dtype": dtype, "bits": bits, "lora": False, "language": language}
             model = cls.from_config(config, tokenizer, **made)
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"{name}: a part could not be loaded ({reason})") from error
         if language is not None and bits is not None:
-            model.unquantised = folder
-        model._load_weights(folder / WEIGHTS_FILE, weights, restored=language is not None)
-        if (folder / CARD_FILE).is_file():
-            model.card = (folder / CARD_FILE).read_text(encoding="utf-8")
-        adapter = folder / ADAPTER_FOLDER
-        if adapter.is_dir():
-            model.language = load_lora(model.language, adapter, trainable=trainable)
+            model.unquantised = found.folder
+        model._load_weights(found.where, weights, restored=language is not None)
+        if (found.folder / CARD_FILE).is_file():
+            model.card = (found.folder / CARD_FILE).read_text(encoding="utf-8")
+        if found.adapter is not None:
+            model.language = load_lora(model.language, found.adapter, trainable=trainable)
         elif trainable and adapters and config.language.lora is not None:
             model.language = attach_lora(model.language, config.language.lora)
         return model.to(device).eval()

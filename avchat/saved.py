@@ -79,10 +79,13 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
 
 
 def own_prefixes(config: Config) -> tuple[str, ...]:
-    """Name, as prefixes of weights, the parts that no base brings: projectors, what is inline."""
+    """Name, as prefixes of weights, the parts that no base brings: trained projectors, what is
+    inline.
+    """
     parts = {"vision.": config.vision, "audio.": config.audio, "language.": config.language}
     inline = (prefix for prefix, part in parts.items() if part.inline is not None)
-    return ("visual_projector.", "audio_projector.", *inline)
+    heard = ("audio_projector.",) if config.hears else ()
+    return ("visual_projector.", *heard, *inline)
 
 
 def without_peft(name: str) -> str:

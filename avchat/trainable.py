@@ -58,6 +58,8 @@ def choose(model: AVChat, trainable: Trainable) -> list[dict[str, Any]]:
     _choose_language(model, trainable)
     _choose_projector(model.visual_projector, trainable.visual_projector, trainable, model)
     _choose_projector(model.audio_projector, trainable.audio_projector, trainable, model)
+    if trainable.audio_projector != "frozen":
+        model.learn_to_hear()
     model.vision.requires_grad_(trainable.vision_lr > 0)
     model.audio.requires_grad_(trainable.audio_lr > 0)
     groups = []
