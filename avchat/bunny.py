@@ -9,6 +9,7 @@ multimodal_encoder/siglip/siglip_encoder.py, multimodal_projector/builder.py).
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ from transformers import (
 from avchat.config import AudioConfig, ModelError, VisionConfig
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+class UnknownForm(ValueError):
+    """A checkpoint that is not in a form that we know; the message says what of it is not."""
+
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
 PROJECTOR = "model.mm_projector."
@@ -114,12 +120,18 @@ def place_projector(placed: Placed, shapes: Shapes, width: int) -> None:
 
 
 def tower_name(raw: dict[str, Any]) -> str:
-    """Read which SigLIP a checkpoint was trained with; ModelError where we do not know it."""
+    """Read which SigLIP a checkpoint was trained with; UnknownForm where we do not know it."""
     name = str(raw.get("mm_vision_tower", "")).rstrip("/").rsplit("/", 1)[-1]
     if name not in TOWERS or raw.get("use_s2"):
         kind = f"{name} in several sizes (S2)" if raw.get("use_s2") else name or "none named"
-        raise ModelError(f"vision tower {kind}: only {', '.join(TOWERS)} is known")
+        raise UnknownForm(f"vision tower {kind}: only {', '.join(TOWERS)} is known")
     return name
+
+
+def tower_hub(raw: dict[str, Any]) -> str:
+    """Tell where the tower is to be had: in the folder that is named, if it is here, or the Hub."""
+    named = str(raw.get("mm_vision_tower"))
+    return named if Path(named).is_dir() else f"google/{tower_name(raw)}"
 
 
 def place_tower(placed: Placed, shapes: Shapes, raw: dict[str, Any]) -> VisionConfig:
@@ -132,7 +144,7 @@ def place_tower(placed: Placed, shapes: Shapes, raw: dict[str, Any]) -> VisionCo
     side, heads, published = TOWERS[tower_name(raw)]
     own = {n.removeprefix(TOWER): s for n, s in shapes.items() if n.startswith(TOWER)}
     if not own:
-        return VisionConfig(hub=f"google/{tower_name(raw)}", layer=-2)
+        return VisionConfig(hub=tower_hub(raw), layer=-2)
     above = re.compile(rf"encoder\.layers\.{published - 1}\.|head\.")
     placed.unused += [TOWER + name for name in own if above.match(name)]
     patch = own.get("embeddings.patch_embedding.weight", (0, 3, 14, 14))
@@ -190,7 +202,7 @@ def _whisper(raw: dict[str, Any], width: int) -> str:
     if named:
         return named[0].removeprefix("openai/whisper-")
     if width not in WHISPERS:
-        raise ModelError(f"an audio projector of width {width}: no Whisper is as wide")
+        raise UnknownForm(f"an audio projector of width {width}: no Whisper is as wide")
     return WHISPERS[width]
 
 

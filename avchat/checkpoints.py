@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -22,11 +23,13 @@ from avchat.bunny import (
     PROJECTOR,
     Placed,
     Shapes,
+    UnknownForm,
     phi_config,
     place_hearing,
     place_phi,
     place_projector,
     place_tower,
+    tower_hub,
     tower_name,
 )
 from avchat.config import (
@@ -122,8 +125,11 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
         if (folder / PROJECTOR_FILE).is_file():
             return _projector(folder, raw, config)
         return _merged(folder, raw, config)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{folder}: its configuration is not Bunny's ({error!r})") from error
+    except UnknownForm as error:
+        raise ModelError(f"{folder}: {error}") from error
+    except (KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{folder}: its configuration is not Bunny's ({reason})") from error
 
 
 def _raw_config(folder: Path) -> dict[str, Any]:
@@ -183,7 +189,7 @@ def _merged(folder: Path, raw: dict[str, Any], config: Config) -> Checkpoint:
 def _adapters(folder: Path, raw: dict[str, Any], config: Config) -> Checkpoint:
     """Place an adapter's projector; check that the adapter has all layers that it speaks of."""
     said = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    base = said["base_model_name_or_path"]
+    base = _base(said["base_model_name_or_path"])
     targets = tuple(sorted(said["target_modules"]))
     lora = LoraConfig(said["r"], said["lora_alpha"], said["lora_dropout"], targets)
     adapter = next((folder / n for n in ADAPTER_FILES if (folder / n).is_file()), None)
@@ -202,14 +208,9 @@ def _adapters(folder: Path, raw: dict[str, Any], config: Config) -> Checkpoint:
     placed.check(adapter, held)
     checkpoint = _projector(folder, raw, config, folder / REST_FILE, f"{ADAPTER_PREFIX}{PROJECTOR}")
     language = replace(checkpoint.config.language, hub=base, lora=lora)
-    found = (f"adapters: rank {lora.r}, alpha {lora.alpha}, over {base}", *checkpoint.found)
-    return replace(
-        checkpoint,
-        config=replace(checkpoint.config, language=language),
-        tokenizer=base,
-        adapter=folder,
-        found=found,
-    )
+    found = (f"adapters of rank {lora.r}, alpha {lora.alpha}, over {base}", *checkpoint.found)
+    config = replace(checkpoint.config, language=language)
+    return replace(checkpoint, config=config, tokenizer=base, adapter=folder, found=found)
 
 
 def _projector(
@@ -228,17 +229,26 @@ def _projector(
     back = {PROJECTOR + n.removeprefix(prefix): n for n in shapes if prefix in n}
     placed.names = {back[theirs]: ours for theirs, ours in placed.names.items()}
     placed.check(path, shapes)
-    base = PHI_2.hub
-    vision = VisionConfig(hub=f"google/{tower_name(raw)}", layer=-2)
+    base = _base(raw.get("_name_or_path", ""))
+    tower_name(raw)  # is one that we know
+    vision = VisionConfig(hub=tower_hub(raw), layer=-2)
     return Checkpoint(
         folder=folder,
-        config=replace(config, vision=vision, language=replace(PHI_2, lora=None)),
+        config=replace(config, vision=vision, language=replace(PHI_2, hub=base, lora=None)),
         files=(path,),
         tokenizer=base,
         names=placed.names,
         zeros=((HEAD_BIAS, raw["vocab_size"]),),
         found=(f"projector: {path.name}, over {base}",),
     )
+
+
+def _base(named: str) -> str:
+    """Tell where stock phi-2 is to be had: in the folder that is named, if it is here, or the Hub.
+
+    What is named is often a folder of the authors' machine.
+    """
+    return named if Path(named).is_dir() else str(PHI_2.hub)
 
 
 def _shapes_in(path: Path) -> Shapes:

@@ -176,6 +176,13 @@ def build_audio(config: AudioConfig) -> AudioEncoder:
         raise ConfigError(f"audio {config.hub}: {error}; known: {names}") from error
 
 
+def deaf_audio() -> AudioEncoder:
+    """Build an encoder of no layers, which hears nothing: it stands where a Whisper would, which a
+    model that was never taught to hear need not fetch.
+    """
+    return AudioEncoder(WhisperEncoder(n_mels=80, n_ctx=1500, n_state=8, n_head=1, n_layer=0))
+
+
 def input_spec(vision: VisionEncoder, audio: AudioEncoder, config: VisionConfig) -> InputSpec:
     """Collect how two encoders want their input."""
     return InputSpec(

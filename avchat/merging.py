@@ -97,7 +97,7 @@ def merge(source: str, target: Path, precision: Precision = "as-is") -> Merged:
     if not folding <= TOLERANCE * largest:
         raise ModelError(f"{source}: merged, its logits would differ by {folding:g}")
     card = merged_card(model.card or plain_card(model.config), _note(source, lora, dtype, folding))
-    with _Beside(target) as new:
+    with Beside(target) as new:
         rounding = _write(model, new, card, dtype, before)
         size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
     name = str(dtype).removeprefix("torch.")
@@ -124,13 +124,14 @@ def _round(model: AVChat, dtype: torch.dtype) -> None:
         weight.data = weight.data.to(dtype)
 
 
-class _Beside:
+class Beside:
     """A folder beside the target, renamed into its place at the end, removed when that fails."""
 
     def __init__(self, target: Path) -> None:
         self.target, self.new = target, target.with_name(f"new-{target.name}")
 
     def __enter__(self) -> Path:
+        """Make the new folder, empty."""
         shutil.rmtree(self.new, ignore_errors=True)  # of a merge that was killed
         try:
             self.new.mkdir(parents=True)
@@ -139,6 +140,7 @@ class _Beside:
         return self.new
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        """Rename it into its place, or remove it."""
         if error is None:
             if self.target.is_dir():
                 self.target.rmdir()  # empty: looked at before

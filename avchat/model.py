@@ -29,6 +29,7 @@ from avchat.encoders import (
     VisionEncoder,
     build_audio,
     build_vision,
+    deaf_audio,
     encode,
     input_spec,
     prepare,
@@ -133,7 +134,8 @@ class AVChat(nn.Module):
             inline["vocab_size"] = len(tokenizer)
             config = replace(config, language=replace(config.language, inline=inline))
         vision = build_vision(config.vision).to(dtype)
-        audio = build_audio(config.audio)  # in fp32 always: Whisper's norms compute in no other
+        # in fp32 always: Whisper's norms compute in no other
+        audio = build_audio(config.audio) if config.hears else deaf_audio()
         language = language or build_language(config.language, dtype=dtype, bits=bits)
         for part, base in ((config.vision, vision), (config.audio, audio)):
             base.requires_grad_(part.hub is None)
@@ -141,15 +143,11 @@ class AVChat(nn.Module):
         width = language.get_input_embeddings().embedding_dim
         if lora and config.language.lora is not None:
             language = attach_lora(language, config.language.lora)
-        return cls(
-            _pinned(config),
-            vision,
-            audio,
+        heads = (
             VisualProjector(config.projector, vision.width, width, vision.num_patches),
-            AudioProjector(config.projector, audio.width, width),
-            language,
-            tokenizer,
+            AudioProjector(config.projector, audio.width, width).requires_grad_(config.hears),
         )
+        return cls(_pinned(config), vision, audio, *heads, language, tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -233,9 +231,17 @@ class AVChat(nn.Module):
         return Conversation.open(self, path, **options)
 
     def learn_to_hear(self) -> None:
-        """Use the sound from now on: the audio projector is about to be trained."""
-        self.config = replace(self.config, hears=True)
-        self.spec = replace(self.spec, hears=True)
+        """Get the Whisper of a model that was never taught to hear, and a fresh audio projector,
+        which is about to be trained.
+        """
+        if self.config.hears:
+            return
+        self.config = config = replace(self.config, hears=True)
+        self.audio = build_audio(config.audio).requires_grad_(False).to(self.device)
+        width = self.language.get_input_embeddings().embedding_dim
+        self.audio_projector = AudioProjector(config.projector, self.audio.width, width)
+        self.audio_projector.to(self.device)
+        self.spec = input_spec(self.vision, self.audio, config.vision)
 
     def merge(self) -> None:
         """Fold LoRA adapters into the language model, which is then saved whole."""
@@ -278,6 +284,8 @@ class AVChat(nn.Module):
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+        if dtype == torch.float16:
+            raise ModelError("float16 overflows in phi-2's attention: take bfloat16 or float32")
         try:
             if trainable and is_unbundled(str(name)):
                 base = PRESETS[str(name)]

@@ -29,6 +29,7 @@ LAYERS = [
     "collate packing",
     "model",
     "merging",
+    "importing",
     "decoding batch",
     "evidence",
     "chat",

@@ -7,7 +7,7 @@ import torch
 from small import POOLED_CONFIG, TIMELINE_CONFIG, build_model, make_media
 
 from avchat.config import OWLET, Config, ConfigError, ProjectorConfig
-from avchat.encoders import SENSES, Features
+from avchat.encoders import SENSES, Features, Inputs
 from avchat.model import AVChat
 from avchat.projectors import (
     AudioProjector,
