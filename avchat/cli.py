@@ -1,5 +1,5 @@
-"""The command line: `avchat chat | index | find | moments | library | data | merge | import | push |
-world | doctor | demo`.
+"""The command line: `avchat chat | index | find | moments | library | data | merge | import |
+push | world | doctor | demo`.
 
 A verb is a dataclass, from which tyro makes the flags and `--help`. Answers and JSON go to stdout,
 everything else to stderr. Exit codes: 0 done, 2 the input is at fault (one line that begins
