@@ -7,6 +7,7 @@ Legend: B rows, L tokens of a row, N media tokens, C trained columns, D width, V
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -59,6 +60,7 @@ from avchat.saved import (
     own_prefixes,
     read_weights,
 )
+from avchat.transcripts import Transcriber, TranscriptError
 from avchat.weights import language_of, own_weights, save_language_architecture
 
 if TYPE_CHECKING:
@@ -231,6 +233,22 @@ class AVChat(nn.Module):
         from avchat import Conversation  # by the package's door: chat.py stands on this file
 
         return Conversation.open(self, path, **options)
+
+    @cached_property
+    def transcriber(self) -> Transcriber:
+        """Return the Whisper that hears, with its own decoder, which is loaded when first needed.
+
+        It shares the weights of the encoder. One that was trained further has left its decoder
+        behind: there the whole published Whisper is loaded. TranscriptError where there is none.
+        """
+        name, device = self.config.audio.hub, str(self.device)
+        if name is None:
+            raise TranscriptError(
+                f"{self.config.name} hears with an encoder that no decoder goes with: name a "
+                "Whisper that transcribes (--whisper base, or a .pt file)"
+            )
+        trained = any(weight.startswith("audio.") for weight in self.changed)
+        return Transcriber(name, device, encoder=None if trained else self.audio.whisper)
 
     def merge(self) -> None:
         """Fold LoRA adapters into the language model, which is then saved whole."""
