@@ -300,6 +300,15 @@ def test_of_a_long_file_the_parts_that_are_shown_are_transcribed(
     assert len(heard) == len(talk.excerpts) and talk.receipt.tokens.text > 40
     "".join(talk.ask("the red circle", max_new_tokens=4))
     assert len(heard) == len(talk.excerpts)
+    wide = {"window_s": 1.5, "most": 100}
+    found = []
+    for transcript in (model.transcriber, None):
+        talk = LongConversation(model, head, film, **wide, transcript=transcript)
+        "".join(talk.ask("the red circle", max_new_tokens=4))
+        tokens = talk.receipt.tokens
+        found.append((len(talk.excerpts), tokens.visual + tokens.audio))
+    assert found[0][0] < found[1][0]  # the media leave room to what is said in them
+    assert found[0][1] < 0.5 * model.context
 
 
 @pytest.fixture(scope="module")

@@ -154,9 +154,11 @@ def test_what_is_too_quiet_or_too_short(
     assert len(said_by(write_speaker(tmp_path / "a.pt", TALK), noise(seconds, peak))) == count
 
 
-def test_music_is_not_speech(tmp_path: Path) -> None:
-    script = [0.0, " \u266a\u266a", 1.0, 1.0, " ...", 2.0, 2.0, " la", 2.5]
+def test_dots_and_notes_are_not_speech(tmp_path: Path) -> None:
+    script = [0.0, " ...", 2.0, 2.0, " la", 2.5]
     assert said_by(write_speaker(tmp_path / "a.pt", script), noise(3.0)) == [(2.0, 2.5, "la")]
+    assert tidy([Line(0, 1, " \u266a\u266a"), Line(1, 2, "- !")], 9.0) == []
+    assert len(tidy([Line(0, 1, "\u4f60\u597d"), Line(1, 2, "7")], 9.0)) == 2
 
 
 def test_the_same_sound_gives_the_same_lines_and_draws_nothing(tmp_path: Path) -> None:
