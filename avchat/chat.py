@@ -11,7 +11,6 @@ from threading import Event
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,8 +20,8 @@ from avchat.evidence import Evidence, conditions, weigh
 from avchat.media import Media, load_media
 from avchat.model import AVChat
 from avchat.prompt import PromptError, Turn, check_budget
-
-SILENCE = 1e-4  # peak of a sound track, of 1.0, below which nothing can be heard
+from avchat.spoken import fitting, seconds, spoken
+from avchat.transcripts import Line, Transcriber, audible, vtt
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,9 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What an answer rests on; `excerpts` only where windows of a long file were chosen."""
+    """What an answer rests on; `excerpts` only where windows of a long file were chosen,
+    `transcript` (WebVTT, whole) only where one was asked for and the sound was used.
+    """
 
     answer: str
     model: str
@@ -82,13 +83,14 @@ class Receipt:
     timing: Timing
     warnings: tuple[str, ...]
     excerpts: tuple[Excerpt, ...] = ()
+    transcript: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, as `avchat chat --json` prints it; `excerpts` where there are any."""
+        """Return plain data, as `avchat chat --json` prints it; the last fields where they are."""
         data = {**asdict(self), "warnings": list(self.warnings)}
-        if not data.pop("excerpts"):
-            return data
-        return {**data, "excerpts": [asdict(excerpt) for excerpt in self.excerpts]}
+        excerpts, transcript = list(data.pop("excerpts")), data.pop("transcript")
+        data |= {"excerpts": excerpts} if excerpts else {}
+        return data | ({} if transcript is None else {"transcript": transcript})
 
 
 class Conversation:
@@ -98,12 +100,21 @@ class Conversation:
     conversation: each sense sees all earlier questions and answers.
     """
 
-    def __init__(self, model: AVChat, media: Media | Sequence[Media], media_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: AVChat,
+        media: Media | Sequence[Media],
+        media_s: float = 0.0,
+        transcript: Transcriber | None = None,
+    ) -> None:
         """Encode a decoded clip, or some parts of a file in their order; PromptError when the
         tokens do not fit the model's context.
+
+        Args: transcript: what writes down what is said, for the prompt: `model.transcriber`, or
+        another Whisper; None: the model hears by its own audio tokens alone.
         """
         start = perf_counter()
-        self.model = model
+        self.model, self.transcriber = model, transcript
         self.media = (media,) if isinstance(media, Media) else tuple(media)
         self.receipt: Receipt | None = None
         inputs = [model.prepare(part) for part in self.media]
@@ -112,6 +123,7 @@ class Conversation:
         with torch.inference_mode():
             self.features = model.encode(inputs)
         self._spent = (media_s, perf_counter() - start)  # until the first answer takes it over
+        self._lines: tuple[Line, ...] | None = None  # all of the transcript, once it is there
         self._turns: list[Spoken] = []
         self._threads: dict[Sense, Thread] = {}
         self._running: Generator[str, None, None] | None = None
@@ -126,17 +138,18 @@ class Conversation:
         start: float | None = None,
         end: float | None = None,
         isolate: bool = False,
+        transcript: Transcriber | None = None,
     ) -> "Conversation":
         """Decode a file, or its part from `start` to `end` seconds, and encode it.
 
         Args: frames: None for as many as the model was trained with; isolate: decode in a worker
-        process, which a damaged file cannot take down with it.
+        process, which a damaged file cannot take down with it; transcript: see `Conversation`.
         """
         began = perf_counter()
         media = load_media(
             path, frames=frames or model.config.frames, start=start, end=end, isolate=isolate
         )
-        return cls(model, media, media_s=perf_counter() - began)
+        return cls(model, media, media_s=perf_counter() - began, transcript=transcript)
 
     def ask(
         self,
@@ -149,7 +162,8 @@ class Conversation:
         max_new_tokens: int = 64,
         stop: Event | None = None,
     ) -> Iterator[str]:
-        """Answer a question, piece by piece. PromptError, at once, says why it cannot be asked.
+        """Answer a question, piece by piece. PromptError, at once, says why it cannot be asked,
+        TranscriptError why there is no transcript.
 
         Args: sense: what the model may use; temperature: 0 takes the likeliest token; top_p: sample
         from the likeliest tokens that hold this much probability; stop: set it to end the answer.
@@ -163,13 +177,44 @@ class Conversation:
         if self._running is not None:
             self._running.close()  # an answer that nobody read to its end
         question = self.model.prompt.turn(Turn(text), first=not self._turns).ids
-        thread = self._thread(sense)
+        thread = self._thread(sense, self.num_said + len(question))
         ids = [*thread.prefix, *(token for turn in self._turns for token in turn.ids), *question]
         check_budget(ids, self.model.context)
         room = min(max_new_tokens, self.model.context - len(ids))
         said = Said(thread, sense, ids, len(question), room)
         self._running = self._stream(said, pick, stop)
         return self._running
+
+    def lines(self, sense: Sense) -> tuple[Line, ...] | None:
+        """Return what is said in the clip, written down when first asked for; None where no
+        transcript is wanted or the sense has no sound.
+        """
+        heard = sense in ("both", "sound") and any(part.has_audio for part in self.media)
+        if self.transcriber is None or not heard:
+            return None
+        if self._lines is None:
+            began = perf_counter()
+            self._lines = spoken(self.media, self.transcriber)
+            media_s, encode_s = self._spent
+            self._spent = (media_s, encode_s + perf_counter() - began)
+        return self._lines
+
+    def _thread(self, sense: Sense, talk: int) -> Thread:
+        """Take up the thread of a sense, or begin one; `talk` tokens must fit beside its prefix.
+
+        A transcript gives way to a talk that has outgrown it: what it leaves is computed anew.
+        """
+        kept = self._threads.get(sense)
+        if kept is not None and not (
+            kept.lines and len(kept.prefix) + talk + 1 > self.model.context
+        ):
+            return kept
+        parts, lines = [part.only(sense) for part in self.features], self.lines(sense)
+        if lines:
+            slots = [slot for part in parts for slot in self.model.plan(part)]
+            taken = len(self.model.prompt.media_prefix(slots).ids) + talk
+            lines = fitting(lines, self.model.prompt, taken, self.model.context)
+        return Thread(self.model, parts, lines)
 
     def after(self, other: "Conversation") -> "Conversation":
         """Go on from the questions and answers of a conversation about other parts."""
@@ -199,17 +244,12 @@ class Conversation:
         earlier = self._turns[: turn % len(self._turns)]
         before = [token for turn in earlier for token in turn.ids]
         senses = set(conditions(asked.sense).values())
-        threads = {sense: self._thread(sense) for sense in senses}
+        threads = {sense: self._thread(sense, self.num_said) for sense in senses}
         for sense in senses:  # after a failure the next question builds them anew
             self._threads.pop(sense, None)
         found = weigh(threads, asked.sense, before, asked.question, asked.answer[:-1])
         self._threads |= threads
         return found
-
-    def _thread(self, sense: Sense) -> Thread:
-        """Return the conversation under a sense, begun anew where there is none."""
-        parts = [part.only(sense) for part in self.features]
-        return self._threads.get(sense) or Thread(self.model, parts)
 
     def _stream(
         self, said: "Said", pick: Callable[[Tensor], int], stop: Event | None
@@ -257,6 +297,7 @@ class Conversation:
         frames = sum(len(part.frame_times_s) for part in parts)
         seen_s = sum(part.duration_s for part in parts if part.frame_times_s)
         heard_s = sum(part.num_states for part in parts) / STATES_HZ
+        lines = self.lines(said.sense)
         return Receipt(
             answer=said.text().strip(),
             model=self.model.config.name,
@@ -265,6 +306,7 @@ class Conversation:
             tokens=TokenCounts(visual, audio, len(said.prompt) - visual - audio, len(said.ids)),
             timing=timing,
             warnings=tuple(self._warnings(said)),
+            transcript=None if lines is None else vtt(lines),
         )
 
     def _warnings(self, said: "Said") -> Iterator[str]:
@@ -280,9 +322,16 @@ class Conversation:
         if listened and not has_audio:
             yield "this file has no sound track: nothing was heard"
         elif listened and not heard:
-            yield "this model was never taught to hear: the sound was not used"
-        if heard and max(map(_peak, self.media)) < SILENCE:
+            told = "it was read as a transcript" if self.transcriber else "--transcript reads it"
+            yield f"this model was never taught to hear: the sound was not used ({told})"
+        if heard and not any(audible(part.waveform) for part in self.media):
             yield "the sound track of this part is silent"
+        lines, given = self.lines(said.sense), said.thread.lines
+        if lines and (given is None or len(given) < len(lines)):
+            yield (
+                "the transcript did not fit the model's context: it was given "
+                f"{seconds(given):.1f} of {seconds(lines):.1f} s of speech"
+            )
         if not looked and has_video:
             yield "the picture was switched off for this question"
         if not listened and has_audio:
@@ -293,7 +342,3 @@ class Conversation:
             yield f"the answer was cut after {said.room} tokens"
         if self.model.config.notice:
             yield self.model.config.notice
-
-
-def _peak(media: Media) -> float:
-    return float(np.abs(media.waveform).max(initial=0.0))

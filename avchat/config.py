@@ -104,6 +104,10 @@ class PromptConfig:
     slot_time: str = " {:.2f}s"  # time on the file's clock, before the tokens of a slot
     no_picture: str = " no picture"
     no_sound: str = " no sound"
+    # a transcript, where one is asked for: it follows the media, a line with its seconds each
+    transcript: str = "\nTranscript of the speech (seconds):\n"
+    transcript_line: str = "[{:.1f}-{:.1f}] {}\n"
+    no_speech: str = " no speech"  # instead, where nothing is said
     first_question: str = ""  # between the media and the first question
     next_question: str = ""  # before each later question
     before_answer: str = ""

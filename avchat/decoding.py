@@ -17,15 +17,19 @@ from transformers import DynamicCache
 from avchat.encoders import Features, Sense
 from avchat.model import AVChat
 from avchat.prompt import PromptError
+from avchat.transcripts import Line
 
 
 class Thread:
     """The conversation as the model holds it under one sense: ids and their keys and values."""
 
-    def __init__(self, model: AVChat, parts: list[Features]) -> None:
-        self.model, self.parts = model, parts
+    def __init__(
+        self, model: AVChat, parts: list[Features], lines: Sequence[Line] | None = None
+    ) -> None:
+        """Args: lines: of the transcript, as they are given to the model; None without one."""
+        self.model, self.parts, self.lines = model, parts, lines
         self.slots = [slot for part in parts for slot in model.plan(part)]
-        self.prefix = model.prompt.media_prefix(self.slots).ids
+        self.prefix = model.prompt.media_prefix(self.slots, lines).ids
         self.ids: list[int] = []
         self.cache = DynamicCache()
 

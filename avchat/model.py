@@ -7,6 +7,7 @@ Legend: B rows, L tokens of a row, N media tokens, C trained columns, D width, V
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -60,6 +61,7 @@ from avchat.saved import (
     is_unbundled,
     own_prefixes,
 )
+from avchat.transcripts import Transcriber, TranscriptError
 from avchat.weights import language_of, own_weights, save_language_architecture
 
 if TYPE_CHECKING:
@@ -242,6 +244,22 @@ class AVChat(nn.Module):
         self.audio_projector = AudioProjector(config.projector, self.audio.width, width)
         self.audio_projector.to(self.device)
         self.spec = input_spec(self.vision, self.audio, config.vision)
+
+    @cached_property
+    def transcriber(self) -> Transcriber:
+        """Return the Whisper that hears, with its own decoder, which is loaded when first needed.
+
+        It shares the weights of the encoder. One that was trained further has left its decoder
+        behind: there the whole published Whisper is loaded. TranscriptError where there is none.
+        """
+        name, device = self.config.audio.hub, str(self.device)
+        if name is None:
+            raise TranscriptError(
+                f"{self.config.name} hears with an encoder that no decoder goes with: name a "
+                "Whisper that transcribes (--whisper base, or a .pt file)"
+            )
+        lent = self.config.hears and not any(w.startswith("audio.") for w in self.changed)
+        return Transcriber(name, device, encoder=self.audio.whisper if lent else None)
 
     def merge(self) -> None:
         """Fold LoRA adapters into the language model, which is then saved whole."""
