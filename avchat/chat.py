@@ -216,7 +216,7 @@ class Conversation:
         self._spent = (0.0, 0.0)
         if said.ids or said.ended:
             question = said.prompt[len(said.prompt) - said.num_question :]
-            self._turns.append((*question, *said.ids, self.model.tokenizer.eos_token_id))
+            self._turns.append((*question, *said.ids, self.model.prompt.end_id))
             self._threads[said.sense] = said.thread
 
     def _receipt(self, said: "Said", timing: Timing) -> Receipt:

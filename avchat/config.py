@@ -40,7 +40,9 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """A Whisper encoder. `hub` is a name that openai-whisper knows, or a .pt file of that form."""
+    """A Whisper encoder. `hub` is a name that openai-whisper knows, a .pt file of that form, or a
+    repository or folder in the form of Transformers.
+    """
 
     hub: str | None = None
     revision: str | None = None
@@ -54,7 +56,9 @@ class LoraConfig:
     r: int = 128
     alpha: int = 256
     dropout: float = 0.05
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")
+    # All linear layers but the head, whatever they are called: of phi-2 these are Bunny's q_proj,
+    # k_proj, v_proj, dense, fc1 and fc2.
+    targets: tuple[str, ...] = ("all-linear",)
 
 
 @dataclass(frozen=True)
@@ -104,10 +108,15 @@ class PromptConfig:
     slot_time: str = " {:.2f}s"  # time on the file's clock, before the tokens of a slot
     no_picture: str = " no picture"
     no_sound: str = " no sound"
+    after_media: str = ""  # after the media; a conversation without media does not have it
     first_question: str = ""  # between the media and the first question
     next_question: str = ""  # before each later question
     before_answer: str = ""
     answer: str = " "  # belongs to the answer's first token and is trained
+    after_answer: str = ""  # between an answer and its end, and trained
+    end: str | None = None  # the token that ends an answer; None: the tokenizer's eos_token
+    # Names of special tokens in the pieces above are these tokens (what users type never is).
+    special: bool = False
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Thread:
             logits_to_keep=1,
         ).logits
         self.ids += ids
-        return logits[0, -1].float()
+        return self.model.sayable(logits[0, -1]).float()
 
 
 @dataclass
@@ -67,7 +67,7 @@ def decode(said: Said, pick: Callable[[Tensor], int], stop: Event | None) -> Ite
     pending = said.prompt[len(said.thread.ids) :]
     while len(said.ids) < said.room and not (stop is not None and stop.is_set()):
         token = pick(said.thread.feed(pending))
-        if token == said.thread.model.tokenizer.eos_token_id:
+        if said.thread.model.prompt.stops(token):
             said.ended = True
             return
         said.ids.append(token)

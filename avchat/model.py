@@ -36,12 +36,15 @@ from avchat.language import (
     Bits,
     attach_lora,
     build_language,
+    context_length,
+    ends_of,
     has_lora,
     load_lora,
     load_tokenizer,
     merge_lora,
     restore_language,
     save_lora,
+    window_of,
 )
 from avchat.media import Media
 from avchat.projectors import AudioProjector, Encoded, MediaTokens, Slot, VisualProjector
@@ -100,9 +103,11 @@ class AVChat(nn.Module):
         self.vision, self.audio = vision, audio
         self.visual_projector, self.audio_projector = visual_projector, audio_projector
         self.language = language
-        self.prompt = Prompt(config.prompt, tokenizer)
+        self.prompt = Prompt(config.prompt, tokenizer, ends_of(language))
         self.spec = input_spec(vision, audio, config.vision)
-        self.context: int = language.config.max_position_embeddings
+        self.context = context_length(language.config)
+        self.window = window_of(language.config)
+        self.num_tokens = 1 + max(tokenizer.get_vocab().values())
         # names of weights of Hub bases that a checkpoint has changed: they are saved with it
         self.changed: set[str] = set()
         # the folder with the language model's weights, where those in memory are in 4 or 8 bit
@@ -162,6 +167,10 @@ class AVChat(nn.Module):
             clip, self.config.projector, self.config.frames, self.vision.num_patches
         )
 
+    def sayable(self, logits: Tensor) -> Tensor:
+        """Leave out of logits [..., V] the ids that no text has: vocabularies are padded."""
+        return logits[..., : self.num_tokens]
+
     def prepare(self, media: Media) -> Inputs:
         """Make a decoded clip ready for the encoders (on the CPU)."""
         return prepare(media, self.spec)
@@ -209,7 +218,7 @@ class AVChat(nn.Module):
         embeds = self.embed(batch.ids, tokens)
         logits = self.language(
             inputs_embeds=embeds,
-            attention_mask=None if batch.blocks is None else block_mask(batch.blocks, embeds.dtype),
+            attention_mask=self._mask(batch, embeds.dtype),
             position_ids=batch.positions,
             use_cache=False,
             logits_to_keep=batch.columns,
@@ -225,6 +234,16 @@ class AVChat(nn.Module):
             correct=(logits.detach().argmax(-1) == targets).sum(),
             tokens=(targets != IGNORE).sum(),
         )
+
+    def _mask(self, batch: Batch, dtype: torch.dtype) -> Tensor | dict[str, Tensor] | None:
+        """Write down who sees whom, for each kind of layer; None where rows are plainly causal."""
+        if batch.blocks is None:
+            return None
+        mask, window = block_mask(batch.blocks, dtype), self.window
+        if window is None:
+            return mask
+        near = block_mask(batch.blocks, dtype, batch.positions, window.size)
+        return {"full_attention": mask, "sliding_attention": near} if window.mixed else near
 
     def open(self, path: str | Path, **options: Any) -> "Conversation":
         """Begin a conversation about a file; options as in `Conversation.open`."""
@@ -319,7 +338,10 @@ class AVChat(nn.Module):
             )
         missing, unknown = self.load_state_dict(weights, strict=False)
         built = own_prefixes(self.config)
-        missing = [name for name in missing if name.startswith(built)]
+        found = {own[name].data_ptr() for name in weights if name in own}
+        missing = [  # tied weights are saved once
+            n for n in missing if n.startswith(built) and own[n].data_ptr() not in found
+        ]
         if missing or unknown:
             wrong = ", ".join([*missing, *unknown][:3])
             raise ModelError(
@@ -335,11 +357,13 @@ class AVChat(nn.Module):
 
 def _pinned(config: Config) -> Config:
     """Write the commits that were loaded into the config, so that a checkpoint names its bases."""
-    vision, language = config.vision, config.language
+    vision, audio, language = config.vision, config.audio, config.language
+    heard = commit_of(audio.hub, audio.revision) or audio.revision
     seen = commit_of(vision.hub, vision.revision) or vision.revision
     said = commit_of(language.hub, language.revision) or language.revision
     return replace(
         config,
         vision=replace(vision, revision=seen),
+        audio=replace(audio, revision=heard),
         language=replace(language, revision=said),
     )

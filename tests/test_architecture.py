@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Reading order: a module imports only what stands above it, or beside it on the same line.
 LAYERS = [
     "config input_error",
+    "tokens whisper_weights",
     "container isolation",
     "listing",
     "sound pictures",
@@ -21,7 +22,8 @@ LAYERS = [
     "parts",
     "encoders",
     "projectors",
-    "language prompt saved card",
+    "language prompt saved card templates",
+    "bases",
     "push weights",
     "collate packing",
     "model",
