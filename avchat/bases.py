@@ -3,7 +3,7 @@
 Enters: a preset's name and the names of published models. Leaves: a `Config`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from avchat.config import (
     PRESETS,
@@ -17,23 +17,11 @@ from avchat.language import load_tokenizer
 from avchat.templates import prompt_config
 
 
-@dataclass(frozen=True)
-class Bases:
-    """Published models to stand in for a preset's own; empty: the preset's."""
+def rebased(name: str, *, llm: str = "", vision: str = "", whisper: str = "") -> Config:
+    """Put a preset on other bases; an empty name leaves the preset's own.
 
-    llm: str = ""
-    """Causal language model: a Hub id or a folder; its own chat template is used."""
-    vision: str = ""
-    """SigLIP or SigLIP 2 of a fixed size: a Hub id or a folder."""
-    whisper: str = ""
-    """A name of openai-whisper, a .pt file, or a Hub id or folder in Transformers' form."""
-
-    def __bool__(self) -> bool:
-        return bool(self.llm or self.vision or self.whisper)
-
-
-def rebased(name: str, bases: Bases) -> Config:
-    """Put a preset on other bases.
+    Args: llm: a causal language model; vision: a SigLIP or SigLIP 2 of a fixed size; whisper: a
+    name of openai-whisper, or a Whisper in Transformers' form. Each a Hub id or a folder.
 
     Raises:
         ConfigError: it is no preset, one whose parts are its own, or the language model's chat
@@ -42,18 +30,18 @@ def rebased(name: str, bases: Bases) -> Config:
     if name not in PRESETS:
         raise ConfigError(f"{name}: only a preset can be put on other bases ({', '.join(PRESETS)})")
     config = PRESETS[name]
-    if bases.llm:
+    if llm:
         lora = None if config.language.lora is None else LoraConfig()
         config = replace(
             config,
-            language=LanguageConfig(hub=bases.llm, lora=lora),
-            prompt=prompt_config(load_tokenizer(bases.llm)),
+            language=LanguageConfig(hub=llm, lora=lora),
+            prompt=prompt_config(load_tokenizer(llm)),
         )
-    if bases.vision:
-        vision = replace(config.vision, hub=bases.vision, revision=None, inline=None)
+    if vision:
+        vision = replace(config.vision, hub=vision, revision=None, inline=None)
         config = replace(config, vision=vision)
-    if bases.whisper:
-        config = replace(config, audio=AudioConfig(hub=bases.whisper))
+    if whisper:
+        config = replace(config, audio=AudioConfig(hub=whisper))
     for part in ("vision", "audio", "language"):
         if getattr(config, part).inline is not None:
             raise ConfigError(

@@ -43,6 +43,8 @@ WORDS = r" ?[0-9.]+s| ?[a-zA-Z]+| ?[^\sa-zA-Z]+|\s+"
 
 # Of a language model whose configuration states no context (our choice: what small ones have).
 UNKNOWN_CONTEXT = 2048
+# Whose keys and values can be kept for the next turn as they are.
+LAYER_TYPES = {"full_attention", "sliding_attention"}
 # Where a model of several senses keeps its language model, and where that alone has it.
 NESTED = {
     r"^language_model\.lm_head": "lm_head",
@@ -98,6 +100,9 @@ def base_config(config: LanguageConfig) -> PreTrainedConfig:
     text = found.get_text_config(decoder=True)
     if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ConfigError(f"{config.hub}: a {found.model_type} is not a causal language model")
+    if other := set(text.to_dict().get("layer_types") or ()) - LAYER_TYPES:
+        kinds = ", ".join(sorted(other))
+        raise ConfigError(f"{config.hub}: layers of the kind {kinds} are not supported")
     return text
 
 
