@@ -56,8 +56,7 @@ class LoraConfig:
     r: int = 128
     alpha: int = 256
     dropout: float = 0.05
-    # All linear layers but the head, whatever they are called: of phi-2 these are Bunny's q_proj,
-    # k_proj, v_proj, dense, fc1 and fc2.
+    # All linear layers but the head, whatever they are called: on phi-2 these are Bunny's.
     targets: tuple[str, ...] = ("all-linear",)
 
 
@@ -272,7 +271,8 @@ BUNNY_PROMPT = PromptConfig(
 TINY_PROMPT = PromptConfig(first_question=" ", next_question=" ", before_answer="\n")
 
 SIGLIP = VisionConfig(hub="google/siglip-so400m-patch14-384", layer=-2)
-PHI_2 = LanguageConfig(hub="microsoft/phi-2", lora=LoraConfig())
+BUNNY_LORA = LoraConfig(targets=("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"))
+PHI_2 = LanguageConfig(hub="microsoft/phi-2", lora=BUNNY_LORA)
 
 TINY = Config(
     name="tiny",

@@ -338,10 +338,10 @@ class AVChat(nn.Module):
             )
         missing, unknown = self.load_state_dict(weights, strict=False)
         built = own_prefixes(self.config)
-        found = {own[name].data_ptr() for name in weights if name in own}
-        missing = [  # tied weights are saved once
-            n for n in missing if n.startswith(built) and own[n].data_ptr() not in found
-        ]
+        params = dict(self.named_parameters(remove_duplicate=False))  # tied ones are saved once
+        found = {id(params[name]) for name in weights if name in params}
+        missing = [n for n in missing if n not in params or id(params[n]) not in found]
+        missing = [name for name in missing if name.startswith(built)]
         if missing or unknown:
             wrong = ", ".join([*missing, *unknown][:3])
             raise ModelError(

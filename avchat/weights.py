@@ -49,7 +49,8 @@ def save_language_architecture(model: nn.Module, folder: Path) -> None:
     if model.unquantised is not None:
         copytree(model.unquantised / LANGUAGE_FOLDER, folder, dirs_exist_ok=True)
         return
-    held = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    weights = model.named_parameters(remove_duplicate=False)  # tied ones under both of their names
+    held = {name for name, weight in weights if weight.requires_grad}
     held |= model.changed
     names = [n for n in model.state_dict() if n.startswith("language.") and ".lora_" not in n]
     whole = all(name in held or without_peft(name) in held for name in names)

@@ -10,15 +10,32 @@ from families import FAMILY, SIZES, make_tokenizer, write_family
 from safetensors.torch import load_file, save_file
 from siglip import write_siglip
 from small import AUDIO, TIMELINE_CONFIG, TOKENIZER, make_media, write_whisper
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Siglip2Config, Siglip2Model
+from transformers import (
+    BloomConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GPT2Config,
+    LlamaConfig,
+    Siglip2Config,
+    Siglip2Model,
+)
 
 from avchat.bases import rebased
 from avchat.chat import Conversation
-from avchat.config import TIMELINE, Config, ConfigError, LanguageConfig, ModelError, VisionConfig
+from avchat.config import (
+    TIMELINE,
+    Config,
+    ConfigError,
+    LanguageConfig,
+    LoraConfig,
+    ModelError,
+    VisionConfig,
+)
 from avchat.encoders import build_vision
-from avchat.language import base_config, build_language, context_length
+from avchat.language import UNKNOWN_CONTEXT, base_config, build_language, context_length
 from avchat.model import AVChat
 from avchat.stage import StageConfig, begin
+from avchat.trainable import Trainable, choose
 
 
 def test_a_preset_on_other_bases_is_trained_and_loads_again(tmp_path: Path) -> None:
@@ -34,7 +51,7 @@ def test_a_preset_on_other_bases_is_trained_and_loads_again(tmp_path: Path) -> N
     )
     model = begin(run, "timeline")
     assert model.config.prompt.end == "<|im_end|>" and model.config.frames == TIMELINE.frames
-    assert model.config.language.lora == TIMELINE.language.lora
+    assert model.config.language.lora == LoraConfig()  # on all linear layers, however called
     model.save_pretrained(tmp_path / "saved")
     kept = Config.load(tmp_path / "saved").prompt
     assert kept == model.config.prompt
@@ -135,6 +152,26 @@ def test_tied_weights_of_a_model_from_nothing_are_saved_once(tmp_path: Path) -> 
     loaded = AVChat.from_pretrained(tmp_path)
     ids = torch.tensor([[3, 4, 5]])
     torch.testing.assert_close(loaded.language(ids).logits, model.language(ids).logits)
+
+
+def test_a_tied_base_that_was_trained_whole_needs_the_base_no_more(tmp_path: Path) -> None:
+    write_family(FAMILY["qwen 2.5"], tmp_path / "base")
+    config = replace(TIMELINE_CONFIG, language=LanguageConfig(hub=str(tmp_path / "base")))
+    model = AVChat.from_config(config)
+    choose(model, Trainable(language="full"))
+    model.eval().save_pretrained(tmp_path / "saved")
+    (tmp_path / "base").rename(tmp_path / "gone")
+    loaded = AVChat.from_pretrained(tmp_path / "saved")
+    ids = torch.tensor([[3, 4, 5]])
+    torch.testing.assert_close(loaded.language(ids).logits, model.language(ids).logits)
+    other = model.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert loaded.prompt.stops(other), "an end of its own generation, which the config has not"
+
+
+def test_a_context_that_is_called_otherwise_or_not_stated() -> None:
+    assert context_length(GPT2Config(n_positions=77)) == 77
+    assert context_length(BloomConfig()) == UNKNOWN_CONTEXT
+    assert context_length(LlamaConfig(max_position_embeddings=10_485_760)) == 10_485_760
 
 
 def test_siglip_2_of_any_size_is_refused_and_other_vision_models_too(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from avchat.collate import collate
 from avchat.config import BUNNY_PROMPT, ConfigError
 from avchat.language import has_lora
 from avchat.model import AVChat
-from avchat.prompt import PICTURE_ID, SOUND_ID, Prompt, Turn, join_rows
+from avchat.prompt import IGNORE, PICTURE_ID, SOUND_ID, Prompt, Turn, join_rows
 from avchat.templates import DATE, prompt_config
 
 TEMPLATED = [family for family in FAMILIES if family.template]
@@ -100,6 +100,22 @@ def test_templates_in_words() -> None:
     assert (mistral.next_question, mistral.before_answer) == ("[INST] ", " [/INST]")
     qwen = prompt_config(make_tokenizer(FAMILY["qwen 2.5"]))
     assert "You are a helpful assistant." in qwen.opening, "its template's own words"
+
+
+def test_text_between_an_answer_and_its_end_is_trained() -> None:
+    """Llama 2's form: a space before the end, and a beginning for each turn."""
+    tokenizer = make_tokenizer(FAMILY["mistral"])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}"
+        "{{ bos_token + '[INST] ' + m['content'].strip() + ' [/INST]' }}{% else %}"
+        "{{ ' ' + m['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+    )
+    config = prompt_config(tokenizer)
+    assert (config.answer, config.after_answer, config.end) == (" ", " ", "</s>")
+    row = Prompt(config, tokenizer).build(None, TURNS)
+    assert [*row.ids] == by_template(tokenizer, TURNS)
+    trained = tokenizer.decode([label for label in row.labels[-30:] if label != IGNORE])
+    assert trained.endswith("no </s>")
 
 
 def test_without_a_template_the_words_are_bunnys() -> None:
