@@ -63,8 +63,25 @@ def _answer_rows(
     if choices is not None:
         tries = [[model.prompt.answer_ids(answer) for answer in row] for row in choices]
         max_new_tokens = max(len(answer) for row in tries for answer in row)
-    said = _greedy(model, prompts, media, tries, max_new_tokens)
+    said: list[list[int]] = [[] for _ in prompts]
+    for rows in _together(model, prompts, max_new_tokens):
+        some = None if tries is None else [tries[k] for k in rows]
+        given = [prompts[k] for k in rows], [media[k] for k in rows], some
+        for k, ids in zip(rows, _greedy(model, *given, max_new_tokens), strict=True):
+            said[k] = ids
     return [model.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in said]
+
+
+def _together(model: AVChat, prompts: list[list[int]], new: int) -> list[list[int]]:
+    """List which rows are decoded together: all of them, or those of one length where the language
+    model counts padding among the tokens that it looks back to.
+    """
+    if model.window is None or max(map(len, prompts)) + new <= model.window.size:
+        return [[*range(len(prompts))]]
+    alike: dict[int, list[int]] = {}
+    for k, prompt in enumerate(prompts):
+        alike.setdefault(len(prompt), []).append(k)
+    return list(alike.values())
 
 
 def _greedy(
@@ -75,7 +92,7 @@ def _greedy(
     max_new_tokens: int,
 ) -> list[list[int]]:
     """Decode rows [B, L] together; with `tries` a row says one of its answers."""
-    device, eos = model.device, model.tokenizer.eos_token_id
+    device, stops = model.device, model.prompt.stops
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     width = int(lengths.max())
     ids = torch.tensor([prompt + [0] * (width - len(prompt)) for prompt in prompts], device=device)
@@ -92,14 +109,15 @@ def _greedy(
             use_cache=True,
             logits_to_keep=last if step == 0 else 1,
         ).logits
-        logits = logits[torch.arange(len(prompts)), columns if step == 0 else 0]  # [B, V]
+        logits = logits[torch.arange(len(prompts)), columns if step == 0 else 0]
+        logits = model.sayable(logits)  # [B, V]
         if tries is not None:
             logits = logits + _allowed(tries, said, logits)
         taken = logits.argmax(-1).tolist()
         for row, token in zip(said, taken, strict=True):
-            if not row or row[-1] != eos:
+            if not row or not stops(row[-1]):
                 row.append(token)
-        if all(row[-1] == eos for row in said):
+        if all(stops(row[-1]) for row in said):
             break
         positions = (lengths + step)[:, None]
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)

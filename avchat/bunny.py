@@ -21,8 +21,10 @@ from transformers import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
+from whisper.model import AudioEncoder as WhisperEncoder
 
 from avchat.config import AudioConfig, ModelError, VisionConfig
+from avchat.whisper_weights import encoder_names
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -35,6 +37,8 @@ TOWER = "model.vision_tower.vision_tower.vision_model."
 PROJECTOR = "model.mm_projector."
 OURS = {"tower": "vision.siglip.", "projector": "visual_projector.mlp.mlp."}
 HEARING = "audio_projector.mlp.mlp."
+EARS = "audio.whisper."
+HEAD_WIDTH = 64  # of every published Whisper
 PHI_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -165,6 +169,31 @@ def place_tower(placed: Placed, shapes: Shapes, raw: dict[str, Any]) -> VisionCo
         + (f"; {len(placed.unused)} tensors above them are not used" if placed.unused else "")
     )
     return VisionConfig(inline=inline, layer=published - 1)
+
+
+def place_ears(placed: Placed, shapes: Shapes) -> AudioConfig | None:
+    """Place a stored Whisper encoder, known by its first convolution; None where there is none."""
+    left = placed.left(shapes)
+    starts = [n for n, s in left.items() if n.endswith("conv1.weight") and len(s) == 3]
+    if len(starts) != 1:
+        return None
+    prefix = starts[0].removesuffix("conv1.weight")
+    names = encoder_names(left, prefix)
+    width, mels, _ = left[starts[0]]
+    inline = {
+        "n_mels": mels,
+        "n_ctx": left.get(f"{prefix}embed_positions.weight", (1500,))[0],
+        "n_state": width,
+        "n_head": width // HEAD_WIDTH,
+        "n_layer": len({ours.split(".")[1] for ours in names.values() if "blocks." in ours}),
+    }
+    with torch.device("meta"):
+        expected = _shapes(WhisperEncoder(**inline))
+    theirs = {ours: name for name, ours in names.items()}
+    for ours, shape in expected.items():
+        placed.put(shapes, theirs.get(ours, prefix + ours), EARS + ours, {"": shape})
+    placed.found.append(f"a Whisper encoder of {inline['n_layer']} layers, as {prefix}*")
+    return AudioConfig(inline=inline)
 
 
 def place_hearing(

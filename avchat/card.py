@@ -82,9 +82,11 @@ def _front(config: Config, tags: list[str]) -> str:
 
 
 def _whisper(name: str | None) -> str | None:
-    """Name a Whisper of openai-whisper as the Hub does; None for a file."""
+    """Name a Whisper as the Hub does; None for a file."""
     if name is None or name.endswith(".pt"):
         return None
+    if "/" in name:  # in the form of Transformers
+        return name
     return f"openai/whisper-{WHISPER_ON_HUB.get(name, name)}"
 
 

@@ -286,7 +286,7 @@ class Conversation:
         self._spent = (0.0, 0.0)
         if said.ids or said.ended:
             question = tuple(said.prompt[len(said.prompt) - said.num_question :])
-            answer = (*said.ids, self.model.tokenizer.eos_token_id)
+            answer = (*said.ids, self.model.prompt.end_id)
             self._turns.append(Spoken(question, answer, said.sense))
             self._threads[said.sense] = said.thread
 

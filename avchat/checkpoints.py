@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from avchat.bunny import (
     PROJECTOR,
@@ -25,6 +26,7 @@ from avchat.bunny import (
     Shapes,
     UnknownForm,
     phi_config,
+    place_ears,
     place_hearing,
     place_phi,
     place_projector,
@@ -77,6 +79,7 @@ class Checkpoint:
     tokenizer: str
     tokenizer_revision: str | None = None
     architecture: PreTrainedConfig | None = None
+    generation: GenerationConfig | None = None  # at which tokens its answers end
     adapter: Path | None = None
     names: dict[str, str] | None = None
     zeros: tuple[tuple[str, int], ...] = ()  # vectors of ours that are zero there
@@ -147,12 +150,14 @@ def _own(folder: Path) -> Checkpoint:
     """Tell what is in a folder that avchat wrote."""
     language, adapter = folder / LANGUAGE_FOLDER, folder / ADAPTER_FOLDER
     whole = language.is_dir()  # all of the language model is here: its base is not asked for
+    ends = (language / GENERATION_CONFIG_NAME).is_file()
     return Checkpoint(
         folder=folder,
         config=Config.load(folder),
         files=(folder / WEIGHTS_FILE,),
         tokenizer=str(folder / TOKENIZER_FOLDER),
         architecture=AutoConfig.from_pretrained(str(language)) if whole else None,
+        generation=GenerationConfig.from_pretrained(str(language)) if ends else None,
         adapter=adapter if adapter.is_dir() else None,
     )
 
@@ -170,9 +175,10 @@ def _merged(folder: Path, raw: dict[str, Any], config: Config) -> Checkpoint:
     place_phi(placed, shapes, architecture)
     place_projector(placed, shapes, width)
     vision = place_tower(placed, shapes, raw)
+    ears = place_ears(placed, shapes)
     audio = place_hearing(placed, shapes, raw, width)
     placed.check(folder, shapes)
-    heard = {} if audio is None else {"audio": audio, "hears": True}
+    heard = {} if audio is None else {"audio": ears or audio, "hears": True}
     language = replace(PHI_2, lora=None)
     return Checkpoint(
         folder=folder,

@@ -67,15 +67,23 @@ def _pad(rows: Sequence[tuple], value: float) -> Tensor:
     return torch.tensor([[*row, *(value,) * (width - len(row))] for row in rows])
 
 
-def block_mask(blocks: Tensor, dtype: torch.dtype) -> Tensor:
+def block_mask(
+    blocks: Tensor,
+    dtype: torch.dtype,
+    positions: Tensor | None = None,
+    window: int | None = None,
+) -> Tensor:
     """Turn blocks [B, L] into an additive attention mask [B, 1, L, L].
 
     A token sees what stands before it in its own block and in block 0. Each sees itself, so that no
-    row of the softmax is empty.
+    row of the softmax is empty. Args: positions [B, L], window: of a language model that sees only
+    so many tokens back, itself included.
     """
     length = blocks.shape[1]
     before = torch.ones(length, length, dtype=torch.bool, device=blocks.device).tril()
     shared = (blocks[:, None, :] == 0) | (blocks[:, None, :] == blocks[:, :, None])  # B query key
     seen = (before & shared) | torch.eye(length, dtype=torch.bool, device=blocks.device)
+    if positions is not None and window is not None:
+        seen &= positions[:, :, None] - positions[:, None, :] < window
     mask = torch.zeros(seen.shape, dtype=dtype, device=blocks.device)
     return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]

@@ -40,7 +40,9 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """A Whisper encoder. `hub` is a name that openai-whisper knows, or a .pt file of that form."""
+    """A Whisper encoder. `hub` is a name that openai-whisper knows, a .pt file of that form, or a
+    repository or folder in the form of Transformers.
+    """
 
     hub: str | None = None
     revision: str | None = None
@@ -54,7 +56,8 @@ class LoraConfig:
     r: int = 128
     alpha: int = 256
     dropout: float = 0.05
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")
+    # All linear layers but the head, whatever they are called: on phi-2 these are Bunny's.
+    targets: tuple[str, ...] = ("all-linear",)
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,15 @@ class PromptConfig:
     transcript: str = "\nTranscript of the speech (seconds):\n"
     transcript_line: str = "[{:.1f}-{:.1f}] {}\n"
     no_speech: str = " no speech"  # instead, where nothing is said
+    after_media: str = ""  # after the media; a conversation without media does not have it
     first_question: str = ""  # between the media and the first question
     next_question: str = ""  # before each later question
     before_answer: str = ""
     answer: str = " "  # belongs to the answer's first token and is trained
+    after_answer: str = ""  # between an answer and its end, and trained
+    end: str | None = None  # the token that ends an answer; None: the tokenizer's eos_token
+    # Names of special tokens in the pieces above are these tokens (what users type never is).
+    special: bool = False
 
 
 @dataclass(frozen=True)
@@ -269,7 +277,8 @@ BUNNY_PROMPT = PromptConfig(
 TINY_PROMPT = PromptConfig(first_question=" ", next_question=" ", before_answer="\n")
 
 SIGLIP = VisionConfig(hub="google/siglip-so400m-patch14-384", layer=-2)
-PHI_2 = LanguageConfig(hub="microsoft/phi-2", lora=LoraConfig())
+BUNNY_LORA = LoraConfig(targets=("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"))
+PHI_2 = LanguageConfig(hub="microsoft/phi-2", lora=BUNNY_LORA)
 
 TINY = Config(
     name="tiny",

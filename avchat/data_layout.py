@@ -30,7 +30,7 @@ from avchat.encoders import (
     prepare,
     preprocess_frames,
 )
-from avchat.language import load_tokenizer
+from avchat.language import base_config, context_length, load_tokenizer
 from avchat.media import Media
 from avchat.projectors import Slot, plan
 from avchat.prompt import Prompt
@@ -126,9 +126,8 @@ def context_of(config: Config, architecture: PreTrainedConfig | None = None) -> 
     if architecture is not None:
         return architecture.max_position_embeddings
     if language.inline is not None:
-        return AutoConfig.for_model(**language.inline).max_position_embeddings
-    base = AutoConfig.from_pretrained(language.hub, revision=language.revision)
-    return base.max_position_embeddings
+        return context_length(AutoConfig.for_model(**language.inline))
+    return context_length(base_config(language))
 
 
 def patches_of(config: Config) -> int:

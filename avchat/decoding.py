@@ -45,7 +45,7 @@ class Thread:
             logits_to_keep=1,
         ).logits
         self.ids += ids
-        return logits[0, -1].float()
+        return self.model.sayable(logits[0, -1]).float()
 
     def kept(self, length: int) -> list[tuple[Tensor, Tensor]]:
         """Return each layer's keys and values [1, H, length, D] of the first tokens."""
@@ -90,7 +90,7 @@ def decode(said: Said, pick: Callable[[Tensor], int], stop: Event | None) -> Ite
     pending = said.prompt[len(said.thread.ids) :]
     while len(said.ids) < said.room and not (stop is not None and stop.is_set()):
         token = pick(said.thread.feed(pending))
-        if token == said.thread.model.tokenizer.eos_token_id:
+        if said.thread.model.prompt.stops(token):
             said.ended = True
             return
         said.ids.append(token)

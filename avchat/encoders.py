@@ -14,13 +14,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, SiglipVisionConfig, SiglipVisionModel
-from whisper import available_models, load_model
+from transformers import AutoConfig, SiglipConfig, SiglipVisionConfig, SiglipVisionModel
 from whisper.audio import HOP_LENGTH, log_mel_spectrogram
 from whisper.model import AudioEncoder as WhisperEncoder
 
 from avchat.config import AudioConfig, ConfigError, VisionConfig
 from avchat.media import Media
+from avchat.whisper_weights import load_encoder
 
 STATE_SAMPLES = 2 * HOP_LENGTH  # Whisper's second convolution halves the 100 Hz mel frames
 STATES_HZ = 50
@@ -157,6 +157,8 @@ def build_vision(config: VisionConfig) -> VisionEncoder:
     else:
         # A SigLIP repository holds both towers; the pooling head and the text tower are not used.
         base = AutoConfig.from_pretrained(config.hub, revision=config.revision)
+        if not isinstance(base, SiglipConfig | SiglipVisionConfig):
+            raise ConfigError(_refusal(str(config.hub), base.model_type))
         vision = base if isinstance(base, SiglipVisionConfig) else base.vision_config
         vision.vision_use_head = False
         siglip = SiglipVisionModel.from_pretrained(
@@ -165,15 +167,19 @@ def build_vision(config: VisionConfig) -> VisionEncoder:
     return VisionEncoder(siglip, config.layer)
 
 
+def _refusal(hub: str, model_type: str) -> str:
+    """Say why a vision model is none that frames can be given to."""
+    fixed = "take one of a fixed size, such as google/siglip2-so400m-patch14-384"
+    if model_type.startswith("siglip2"):
+        return f"vision {hub}: a SigLIP 2 for pictures of any shape (NaFlex) is not read: {fixed}"
+    return f"vision {hub}: a {model_type} is not a SigLIP or SigLIP 2: {fixed}"
+
+
 def build_audio(config: AudioConfig) -> AudioEncoder:
     """Build the audio encoder: a published Whisper's, or with random weights from `inline`."""
     if config.inline is not None:
         return AudioEncoder(WhisperEncoder(**config.inline))
-    try:
-        return AudioEncoder(load_model(config.hub, device="cpu").encoder)
-    except RuntimeError as error:
-        names = ", ".join(available_models())
-        raise ConfigError(f"audio {config.hub}: {error}; known: {names}") from error
+    return AudioEncoder(load_encoder(str(config.hub), config.revision))
 
 
 def deaf_audio() -> AudioEncoder:

@@ -9,21 +9,24 @@ import logging
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging as logs
 
 from avchat.config import ConfigError, LanguageConfig, LoraConfig
 
@@ -36,6 +39,23 @@ warnings.filterwarnings("ignore", "`.*gradient_checkpointing.*` is deprecated", 
 PAD, EOS = "<pad>", "<eos>"
 # A time such as " 0.25s", a word, a run of signs, white space: each with the space before it.
 WORDS = r" ?[0-9.]+s| ?[a-zA-Z]+| ?[^\sa-zA-Z]+|\s+"
+
+# Of a language model whose configuration states no context (our choice: what small ones have).
+UNKNOWN_CONTEXT = 2048
+# Whose keys and values can be kept for the next turn as they are.
+LAYER_TYPES = {"full_attention", "sliding_attention"}
+# Where a model of several senses keeps its language model, and where that alone has it.
+NESTED = {
+    r"^language_model\.lm_head": "lm_head",
+    r"^(model\.)?language_model\.(model\.)?": "model.",
+}
+
+
+class Window(NamedTuple):
+    """How far back a language model sees: tokens; `mixed`: only some of its layers."""
+
+    size: int
+    mixed: bool
 
 
 def build_language(
@@ -51,9 +71,7 @@ def build_language(
     if config.hub is not None:
         # None would undo what a base that is published in few bits says of itself
         few = {} if bits is None else {"quantization_config": _quantisation(bits, dtype)}
-        return AutoModelForCausalLM.from_pretrained(
-            config.hub, revision=config.revision, dtype=dtype, **few
-        )
+        return _published(config, dtype=dtype, **few)
     if bits is not None:
         raise ConfigError("4 and 8 bit need a language model from the Hub or a folder")
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config.inline), dtype=dtype)
@@ -62,12 +80,91 @@ def build_language(
     return model
 
 
+def base_config(config: LanguageConfig) -> PreTrainedConfig:
+    """Read the configuration of a base: of a model of several senses, that of its language model.
+
+    Raises:
+        ConfigError: it is no causal language model that Transformers knows. Nothing that a
+        repository brings as code is ever run.
+    """
+    try:
+        found = AutoConfig.from_pretrained(
+            config.hub, revision=config.revision, trust_remote_code=False
+        )
+    except ValueError as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{config.hub}: not a model that Transformers knows ({reason})"
+        ) from error
+    text = found.get_text_config(decoder=True)
+    if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(f"{config.hub}: a {found.model_type} is not a causal language model")
+    if other := set(text.to_dict().get("layer_types") or ()) - LAYER_TYPES:
+        kinds = ", ".join(sorted(other))
+        raise ConfigError(f"{config.hub}: layers of the kind {kinds} are not supported")
+    return text
+
+
+def _published(config: LanguageConfig, **options: Any) -> PreTrainedModel:
+    """Load a base by the class of Transformers for its language model alone."""
+    text = base_config(config)
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]
+    told = logs.get_verbosity()
+    logs.set_verbosity_error()  # it lists each weight of the senses that are left out
+    try:
+        model, found = kind.from_pretrained(
+            config.hub,
+            config=text,
+            revision=config.revision,
+            key_mapping=NESTED,
+            output_loading_info=True,
+            **options,
+        )
+    finally:
+        logs.set_verbosity(told)
+    if found["missing_keys"]:
+        lost = sorted(found["missing_keys"])
+        raise ConfigError(f"{config.hub}: {len(lost)} weights are not in it ({lost[0]}, ...)")
+    return model
+
+
+def context_length(config: PreTrainedConfig) -> int:
+    """Tell how many tokens a language model takes.
+
+    One that stretches its positions in longer texts (LongRoPE: Phi-3 and 4 with 128 k) takes what
+    it takes unstretched: past that, all kept keys would have to be computed anew.
+    """
+    text = config.get_text_config(decoder=True)
+    stated = getattr(text, "max_position_embeddings", None)  # some call it otherwise (n_positions)
+    length = stated or UNKNOWN_CONTEXT
+    rope = text.to_dict().get("rope_parameters") or {}
+    if rope.get("rope_type") == "longrope":
+        length = min(length, rope["original_max_position_embeddings"])
+    return length
+
+
+def window_of(config: PreTrainedConfig) -> Window | None:
+    """Tell how far back a language model's layers see; None where they see everything."""
+    stated = config.get_text_config(decoder=True).to_dict()
+    size, layers = stated.get("sliding_window"), stated.get("layer_types")
+    if size is None or (layers is not None and "sliding_attention" not in layers):
+        return None
+    return Window(size, mixed=layers is not None)
+
+
+def ends_of(model: nn.Module) -> tuple[int, ...]:
+    """List the tokens at which a language model's own generation ends."""
+    ends = model.generation_config.eos_token_id
+    return () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
+
+
 def restore_language(
     architecture: PreTrainedConfig,
     weights: dict[str, torch.Tensor],
     *,
     dtype: torch.dtype,
     bits: Bits | None = None,
+    generation: GenerationConfig | None = None,
 ) -> PreTrainedModel:
     """Build a language model from its architecture and all of its weights.
 
@@ -87,6 +184,8 @@ def restore_language(
         )
     except RuntimeError as error:
         raise ConfigError(f"the language model does not fit its weights ({error})") from error
+    if generation is not None:
+        model.generation_config = generation
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if wrong:
         raise ConfigError(
@@ -100,13 +199,14 @@ def save_architecture(model: nn.Module, folder: Path) -> None:
     architecture = copy.deepcopy(model.config)
     architecture.dtype = model.get_input_embeddings().weight.dtype
     architecture.save_pretrained(str(folder))
+    model.generation_config.save_pretrained(str(folder))
 
 
 def base_dtype(config: LanguageConfig) -> torch.dtype:
     """Tell in which precision a published base is stored; fp32 where it does not say."""
     if config.hub is None:
         return torch.float32
-    return AutoConfig.from_pretrained(config.hub, revision=config.revision).dtype or torch.float32
+    return base_config(config).dtype or torch.float32
 
 
 def _quantisation(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -205,7 +305,7 @@ def merge_lora(model: nn.Module) -> PreTrainedModel:
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer from the Hub or a folder."""
-    return AutoTokenizer.from_pretrained(str(source), revision=revision)
+    return AutoTokenizer.from_pretrained(str(source), revision=revision, trust_remote_code=False)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

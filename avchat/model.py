@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -22,7 +21,7 @@ from avchat import projectors
 from avchat.card import plain_card
 from avchat.checkpoints import read_checkpoint
 from avchat.collate import Batch, block_mask
-from avchat.config import CONFIG_FILE, PRESETS, Config, ModelError
+from avchat.config import PRESETS, Config, ModelError
 from avchat.encoders import (
     AudioEncoder,
     Features,
@@ -39,30 +38,26 @@ from avchat.language import (
     Bits,
     attach_lora,
     build_language,
-    has_lora,
+    context_length,
+    ends_of,
     load_lora,
     load_tokenizer,
     merge_lora,
     restore_language,
-    save_lora,
+    window_of,
 )
 from avchat.media import Media
 from avchat.projectors import AudioProjector, Encoded, MediaTokens, Slot, VisualProjector
 from avchat.prompt import IGNORE, PICTURE_ID, SOUND_ID, Prompt
 from avchat.push import push
 from avchat.saved import (
-    ADAPTER_FOLDER,
     CARD_FILE,
-    LANGUAGE_FOLDER,
-    TOKENIZER_FOLDER,
-    WEIGHTS_FILE,
-    commit_of,
     find_checkpoint,
     is_unbundled,
-    own_prefixes,
+    pinned,
 )
 from avchat.transcripts import Transcriber, TranscriptError
-from avchat.weights import language_of, own_weights, save_language_architecture
+from avchat.weights import language_of, load_weights, save
 
 if TYPE_CHECKING:
     from avchat import Conversation
@@ -103,9 +98,11 @@ class AVChat(nn.Module):
         self.vision, self.audio = vision, audio
         self.visual_projector, self.audio_projector = visual_projector, audio_projector
         self.language = language
-        self.prompt = Prompt(config.prompt, tokenizer)
+        self.prompt = Prompt(config.prompt, tokenizer, ends_of(language))
         self.spec = replace(input_spec(vision, audio, config.vision), hears=config.hears)
-        self.context: int = language.config.max_position_embeddings
+        self.context = context_length(language.config)
+        self.window = window_of(language.config)
+        self.num_tokens = 1 + max(tokenizer.get_vocab().values())
         # names of weights of Hub bases that a checkpoint has changed: they are saved with it
         self.changed: set[str] = set()
         # the folder with the language model's weights, where those in memory are in 4 or 8 bit
@@ -149,7 +146,7 @@ class AVChat(nn.Module):
             VisualProjector(config.projector, vision.width, width, vision.num_patches),
             AudioProjector(config.projector, audio.width, width).requires_grad_(config.hears),
         )
-        return cls(_pinned(config), vision, audio, *heads, language, tokenizer)
+        return cls(pinned(config), vision, audio, *heads, language, tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -161,6 +158,10 @@ class AVChat(nn.Module):
         return projectors.plan(
             clip, self.config.projector, self.config.frames, self.vision.num_patches
         )
+
+    def sayable(self, logits: Tensor) -> Tensor:
+        """Leave out of logits [..., V] the ids that no text has: vocabularies are padded."""
+        return logits[..., : self.num_tokens]
 
     def prepare(self, media: Media) -> Inputs:
         """Make a decoded clip ready for the encoders (on the CPU)."""
@@ -209,7 +210,7 @@ class AVChat(nn.Module):
         embeds = self.embed(batch.ids, tokens)
         logits = self.language(
             inputs_embeds=embeds,
-            attention_mask=None if batch.blocks is None else block_mask(batch.blocks, embeds.dtype),
+            attention_mask=self._mask(batch, embeds.dtype),
             position_ids=batch.positions,
             use_cache=False,
             logits_to_keep=batch.columns,
@@ -225,6 +226,16 @@ class AVChat(nn.Module):
             correct=(logits.detach().argmax(-1) == targets).sum(),
             tokens=(targets != IGNORE).sum(),
         )
+
+    def _mask(self, batch: Batch, dtype: torch.dtype) -> Tensor | dict[str, Tensor] | None:
+        """Write down who sees whom, for each kind of layer; None where rows are plainly causal."""
+        if batch.blocks is None:
+            return None
+        mask, window = block_mask(batch.blocks, dtype), self.window
+        if window is None:
+            return mask
+        near = block_mask(batch.blocks, dtype, batch.positions, window.size)
+        return {"full_attention": mask, "sliding_attention": near} if window.mixed else near
 
     def open(self, path: str | Path, **options: Any) -> "Conversation":
         """Begin a conversation about a file; options as in `Conversation.open`."""
@@ -272,15 +283,7 @@ class AVChat(nn.Module):
 
         Args: card: the text of README.md; None for a plain one.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.config.save(folder)
-        self.tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
-        save_file(own_weights(self), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        save_language_architecture(self, folder / LANGUAGE_FOLDER)
-        if has_lora(self.language):
-            save_lora(self.language, folder / ADAPTER_FOLDER)
-        (folder / CARD_FILE).write_text(card or plain_card(self.config), encoding="utf-8")
+        save(self, Path(folder), card or plain_card(self.config))
 
     @classmethod
     def from_pretrained(
@@ -313,7 +316,13 @@ class AVChat(nn.Module):
             tokenizer = load_tokenizer(found.tokenizer)
             if found.architecture is not None:  # all of it is here: the base is not asked for
                 whole = language_of(weights, "")
-                language = restore_language(found.architecture, whole, dtype=dtype, bits=bits)
+                language = restore_language(
+                    found.architecture,
+                    whole,
+                    dtype=dtype,
+                    bits=bits,
+                    generation=found.generation,
+                )
             made = {"dtype": dtype, "bits": bits, "lora": False, "language": language}
             model = cls.from_config(config, tokenizer, **made)
         except OSError as error:
@@ -321,7 +330,7 @@ class AVChat(nn.Module):
             raise ModelError(f"{name}: a part could not be loaded ({reason})") from error
         if language is not None and bits is not None:
             model.unquantised = found.folder
-        model._load_weights(found.where, weights, restored=language is not None)
+        load_weights(model, found.where, weights, restored=language is not None)
         if (found.folder / CARD_FILE).is_file():
             model.card = (found.folder / CARD_FILE).read_text(encoding="utf-8")
         if found.adapter is not None:
@@ -330,46 +339,8 @@ class AVChat(nn.Module):
             model.language = attach_lora(model.language, config.language.lora)
         return model.to(device).eval()
 
-    def _load_weights(self, path: Path, weights: dict[str, Tensor], *, restored: bool) -> None:
-        """Load what was read from a file; every weight that no base brings must be there.
-
-        Args: restored: the language model was built from them already.
-        """
-        self.changed |= set(weights)
-        if restored:
-            weights = {n: w for n, w in weights.items() if not n.startswith("language.")}
-        own = self.state_dict()
-        other = [n for n, w in weights.items() if n in own and w.shape != own[n].shape]
-        if other:
-            shapes = (" x ".join(map(str, x[other[0]].shape)) for x in (weights, own))
-            reason = "{} is {} in the file and {} by the config".format(other[0], *shapes)
-            raise ModelError(
-                f"{path}: does not fit {CONFIG_FILE} ({len(other)} weights of another shape; "
-                f"{reason})"
-            )
-        missing, unknown = self.load_state_dict(weights, strict=False)
-        built = own_prefixes(self.config)
-        missing = [name for name in missing if name.startswith(built)]
-        if missing or unknown:
-            wrong = ", ".join([*missing, *unknown][:3])
-            raise ModelError(
-                f"{path}: {len(missing)} weights missing, {len(unknown)} unknown ({wrong}, ...)"
-            )
-
     def push_to_hub(self, repo_id: str, *, private: bool = True, card: str | None = None) -> None:
         """Save to the Hugging Face Hub, as `save_pretrained` writes it; PushError says why not."""
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, card=card)
             push(Path(folder), repo_id, private=private)
-
-
-def _pinned(config: Config) -> Config:
-    """Write the commits that were loaded into the config, so that a checkpoint names its bases."""
-    vision, language = config.vision, config.language
-    seen = commit_of(vision.hub, vision.revision) or vision.revision
-    said = commit_of(language.hub, language.revision) or language.revision
-    return replace(
-        config,
-        vision=replace(vision, revision=seen),
-        language=replace(language, revision=said),
-    )

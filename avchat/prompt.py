@@ -9,12 +9,13 @@ vocabulary need not grow. The model overwrites these rows with media tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
 from avchat.config import PromptConfig
 from avchat.projectors import Slot
+from avchat.tokens import Piece, joined_ids, plain_ids, special_names, tail
 from avchat.transcripts import Line
 
 PICTURE_ID = -1
@@ -58,14 +59,48 @@ class Turn:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A template bound to a tokenizer."""
+    """A template bound to a tokenizer.
+
+    Args: also: further tokens that end an answer, as a language model's own generation has them.
+    """
 
     config: PromptConfig
     tokenizer: PreTrainedTokenizerBase = field(hash=False, compare=False)
+    also: tuple[int, ...] = ()
+
+    @cached_property
+    def end_id(self) -> int:
+        """Return the token that ends an answer, in training and in a conversation's history."""
+        if self.config.end is None:
+            return self.tokenizer.eos_token_id
+        return self.tokenizer.convert_tokens_to_ids(self.config.end)
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        eos = self.tokenizer.eos_token_id
+        return frozenset({self.end_id, *self.also} | ({eos} if eos is not None else set()))
+
+    def stops(self, token: int) -> bool:
+        """Say whether an answer is over when the model says this token."""
+        return token in self._ends
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        pieces = (value for value in vars(self.config).values() if isinstance(value, str))
+        return special_names(self.tokenizer, tuple(pieces))
 
     def text_ids(self, text: str) -> tuple[int, ...]:
         """Tokenise plain text; names of special tokens inside it are only text."""
-        return _text_ids(self.tokenizer, text)
+        return self._ids(Piece(text))
+
+    def _ids(self, *pieces: Piece, after: str = "", begins: bool = False) -> tuple[int, ...]:
+        """Tokenise pieces as one. Args: after: what of the template stands before them; begins:
+        nothing does.
+        """
+        if not self.config.special:
+            return plain_ids(self.tokenizer, "".join(piece.text for piece in pieces))
+        before = None if begins else tail(after, self._names)
+        return joined_ids(self.tokenizer, pieces, self._names, before)
 
     def media_prefix(
         self, slots: Sequence[Slot] | None, lines: Sequence[Line] | None = None
@@ -73,7 +108,7 @@ class Prompt:
         """Lay out what comes before the first question. Args: slots: None where there is no clip
         to speak of, not even a missing one; lines: what is said in it, None without a transcript.
         """
-        ids = [*self.text_ids(self.config.opening)]
+        ids = [*self._ids(Piece(self.config.opening, True), begins=True)]
         if slots is None:
             return Segment(tuple(ids), (IGNORE,) * len(ids))
         for slot in slots:
@@ -86,6 +121,7 @@ class Prompt:
             ids += self.transcript_ids(lines)
         elif not any(slot.audio for slot in slots):
             ids += self.text_ids(self.config.no_sound)
+        ids += self.text_ids(self.config.after_media)
         return Segment(tuple(ids), (IGNORE,) * len(ids))
 
     def transcript_ids(self, lines: Sequence[Line]) -> list[int]:
@@ -106,8 +142,14 @@ class Prompt:
         question = turn.question.strip()
         if not question:
             raise PromptError("the question is empty")
-        lead = self.config.first_question if first else self.config.next_question
-        asked = self.text_ids(lead + question + self.config.before_answer)
+        config = self.config
+        lead = config.first_question if first else config.next_question
+        asked = self._ids(
+            Piece(lead, True),
+            Piece(question),
+            Piece(config.before_answer, True),
+            after=config.opening if first else "",
+        )
         ids, labels = asked, (IGNORE,) * len(asked)
         if turn.answer is not None:
             said = self.answer_ids(turn.answer)
@@ -116,8 +158,14 @@ class Prompt:
 
     def answer_ids(self, answer: str) -> tuple[int, ...]:
         """Tokenise an answer with the space before it and the end after it."""
-        said = self.text_ids(self.config.answer + answer.strip())
-        return (*said, self.tokenizer.eos_token_id)
+        config = self.config
+        said = self._ids(
+            Piece(config.answer, True),
+            Piece(answer.strip()),
+            Piece(config.after_answer, True),
+            after=config.before_answer,
+        )
+        return (*said, self.end_id)
 
     def build(
         self,
@@ -135,13 +183,6 @@ class Prompt:
     def turns(self, turns: Sequence[Turn]) -> list[Segment]:
         """Lay out turns that follow one another."""
         return [self.turn(turn, first=k == 0) for k, turn in enumerate(turns)]
-
-
-@lru_cache(maxsize=65_536)
-def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    if not text:
-        return ()
-    return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
 
 def pack(prefix: Segment, turns: Sequence[Segment]) -> Packed:

@@ -5,6 +5,7 @@ and, where it holds all of a published language model, `language/`. model.py wri
 """
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import snapshot_download, try_to_load_from_cache
@@ -91,3 +92,17 @@ def own_prefixes(config: Config) -> tuple[str, ...]:
 def without_peft(name: str) -> str:
     """Give a weight the name that it has without peft's wrapping."""
     return name.replace("language.base_model.model.", "language.").replace(".base_layer.", ".")
+
+
+def pinned(config: Config) -> Config:
+    """Write the commits that were loaded into the config, so that a checkpoint names its bases."""
+    vision, audio, language = config.vision, config.audio, config.language
+    heard = commit_of(audio.hub, audio.revision) or audio.revision
+    seen = commit_of(vision.hub, vision.revision) or vision.revision
+    said = commit_of(language.hub, language.revision) or language.revision
+    return replace(
+        config,
+        vision=replace(vision, revision=seen),
+        audio=replace(audio, revision=heard),
+        language=replace(language, revision=said),
+    )

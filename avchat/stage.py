@@ -18,19 +18,30 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from avchat.bases import rebased
 from avchat.batches import Batches, Layout
 from avchat.card import run_card
 from avchat.clip_source import Cached, Decoded
 from avchat.collate import Batch as Rows
+from avchat.config import ModelError
 from avchat.data import DataError, Sample, read_manifest
 from avchat.data_rows import wrong_root
 from avchat.encoders import Inputs, encode
 from avchat.features import FeatureCache, part_of
+from avchat.language import Bits
 from avchat.model import AVChat, Loss
 from avchat.run_config import RunConfig
 from avchat.run_log import read_record
 from avchat.trainable import Trainable, choose, lines, table
-from avchat.training import Batch, Validation, check_settings, fit, micro_batch, rank_and_world
+from avchat.training import (
+    Batch,
+    Validation,
+    check_settings,
+    fit,
+    micro_batch,
+    own_device,
+    rank_and_world,
+)
 from avchat.weights import own_weights
 
 EVERYTHING = sys.maxsize
@@ -41,6 +52,13 @@ WAIT_S = 1.0
 class StageConfig(RunConfig):
     """A run on manifests."""
 
+    llm: str = ""
+    """With --init timeline: another causal language model (a Hub id or a folder); its own chat
+    template is used."""
+    vision: str = ""
+    """With --init timeline: another SigLIP, or a SigLIP 2 of a fixed size."""
+    whisper: str = ""
+    """With --init timeline: another Whisper, by its name, a Hub id, a folder or a .pt file."""
     data: tuple[Path, ...] = ()
     """Manifests (JSON lines) of clips with questions and answers, or with captions."""
     validation: tuple[Path, ...] = ()
@@ -71,6 +89,27 @@ class StageConfig(RunConfig):
     """Compute the language model's layers again in the backward pass: slower, far less memory."""
     compile: bool = False
     """Compile the language model (torch.compile)."""
+
+
+def begin(run: StageConfig, name: str, bits: Bits | None = None) -> AVChat:
+    """Load what a run begins with, to be trained: a model, or a preset, on other bases if the run
+    names some. Adapters come later (see `choose`).
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    device = own_device()
+    if not (run.llm or run.vision or run.whisper):
+        return AVChat.from_pretrained(
+            name, device=device, bits=bits, trainable=True, adapters=False
+        )
+    try:
+        config = rebased(name, llm=run.llm, vision=run.vision, whisper=run.whisper)
+        dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+        return AVChat.from_config(config, dtype=dtype, bits=bits, lora=False).to(device)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{name}: a part could not be loaded ({reason})") from error
 
 
 class Answerer(nn.Module):

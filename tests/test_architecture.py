@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Reading order: a module imports only what stands above it, or beside it on the same line.
 LAYERS = [
     "config input_error",
-    "weight_files",
+    "weight_files tokens whisper_weights",
     "container isolation",
     "listing",
     "sound pictures",
@@ -23,8 +23,8 @@ LAYERS = [
     "transcripts",
     "encoders",
     "projectors",
-    "language prompt saved card",
-    "push bunny",
+    "language prompt saved card templates",
+    "bases push bunny",
     "checkpoints",
     "weights",
     "collate packing",

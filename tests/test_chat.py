@@ -34,14 +34,15 @@ def ask(talk: Conversation, question: str, sense: str = "both", **options: objec
 
 
 @torch.no_grad()
-def slow_answer(talk: Conversation, ids: list[int], sense: str) -> list[int]:
+def slow_answer(talk: Conversation, ids: list[int], sense: str = "both") -> list[int]:
     """Decode greedily without a cache: the whole sequence anew for every token."""
     model, said = talk.model, []
     tokens = model.project([part.only(sense) for part in talk.features])
     while len(said) < 8:
         embeds = model.embed(torch.tensor([ids + said]), tokens)
-        token = int(model.language(inputs_embeds=embeds).logits[0, -1].argmax())
-        if token == model.tokenizer.eos_token_id:
+        logits = model.language(inputs_embeds=embeds).logits[0, -1]
+        token = int(logits[: len(model.tokenizer)].argmax())
+        if model.prompt.stops(token):
             break
         said.append(token)
     return said

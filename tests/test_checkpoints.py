@@ -25,6 +25,8 @@ from public import (
 )
 from small import make_media
 from torch import Tensor, nn
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from whisper.audio import log_mel_spectrogram, pad_or_trim
 
 from avchat.chat import Conversation
@@ -178,6 +180,28 @@ def test_owlet_audio_hears_through_a_projector_of_unknown_name(
     heard = F.adaptive_avg_pool1d(states.T, 64).T
     audio = public.project(all_weights, "model.hearing_proj.linear_", heard, "12")
     assert_same(our_logits(model, media), their_logits(weights, visual, audio))
+
+
+def test_a_whisper_that_is_stored_inside_is_used(weights: Weights, tmp_path: Path) -> None:
+    """In Transformers' names, as such models keep it; its own computation is the oracle."""
+    torch.manual_seed(6)
+    dims = {"d_model": 128, "encoder_layers": 2, "encoder_attention_heads": 2}
+    heard = WhisperEncoder(WhisperConfig(**dims, encoder_ffn_dim=256, num_mel_bins=80)).eval()
+    for name, weight in heard.named_parameters():
+        if "embed_positions" not in name:
+            weight.data = weight.data.half().float()
+    inside = {f"model.audio_tower.encoder.{n}": w for n, w in heard.state_dict().items()}
+    all_weights = {**weights, **public.hearing(128), **inside}
+    model = AVChat.from_pretrained(public.write_merged(tmp_path / "owlet", all_weights))
+    mels = torch.randn(1, 80, 3000)
+    with torch.inference_mode():
+        theirs = heard.half().float()(mels).last_hidden_state
+        ours = model.audio(mels)
+    torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)
+    del all_weights["model.audio_tower.encoder.layers.1.fc2.bias"]
+    broken = public.write_merged(tmp_path / "broken", all_weights)
+    with pytest.raises(ModelError, match="1 missing: model.audio_tower.encoder.*mlp.2.bias"):
+        read_checkpoint(broken)
 
 
 @pytest.fixture(scope="module")

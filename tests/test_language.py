@@ -1,5 +1,6 @@
 """The language model and its tokenizer: published folders, adapters, four bits, and any text."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from small import LANGUAGE, TOKENIZER, WORDS
 from transformers import PhiConfig, PhiForCausalLM
 
-from avchat.config import ConfigError, LanguageConfig, LoraConfig
+from avchat.config import BUNNY_LORA, ConfigError, LanguageConfig, LoraConfig
 from avchat.language import (
     attach_lora,
     build_language,
@@ -87,6 +88,15 @@ def test_a_published_model_loads_from_a_folder(folder: Path) -> None:
     torch.testing.assert_close(ours(ids).logits, reference(ids).logits)
     half = build_language(LanguageConfig(hub=str(folder)), dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
+
+
+def test_all_linear_layers_of_phi_are_bunnys(folder: Path) -> None:
+    """The default, which fits every language model, is on phi-2 what Bunny names one by one."""
+    found = []
+    for lora in (LoraConfig(), BUNNY_LORA):
+        model = attach_lora(build_language(LanguageConfig(hub=str(folder))), replace(lora, r=2))
+        found.append({name for name, _ in model.named_parameters() if ".lora_" in name})
+    assert found[0] == found[1] and len(found[0]) == 2 * 6
 
 
 def test_only_adapters_are_trainable_and_they_survive_a_folder(

@@ -24,6 +24,7 @@ import torch
 from torch import distributed
 from tqdm import tqdm
 
+from avchat.bases import rebased
 from avchat.checkpoints import read_checkpoint
 from avchat.config import PRESETS, ModelError
 from avchat.data import DataError, read_manifest
@@ -48,6 +49,10 @@ class Cache:
     """Manifests (JSON lines) of clips with questions and answers."""
     init: str = ""
     """Model whose encoders are used: preset, folder or Hub id (default: timeline)."""
+    vision: str = ""
+    """With --init timeline: another SigLIP, or a SigLIP 2 of a fixed size."""
+    whisper: str = ""
+    """With --init timeline: another Whisper, by its name, a Hub id, a folder or a .pt file."""
     tiny: bool = False
     """Use the bundled tiny model."""
     dry_run: bool = False
@@ -68,8 +73,10 @@ class Estimate(NamedTuple):
     seconds: float
 
 
-def encoders_of(name: str) -> AVChat:
-    """Load a model's encoders; beside them stands a small language model that nobody asks."""
+def encoders_of(name: str, vision: str = "", whisper: str = "") -> AVChat:
+    """Load a model's encoders, or a preset's with others in their place; beside them stands a small
+    language model that nobody asks.
+    """
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16  # as from_pretrained does
@@ -77,6 +84,8 @@ def encoders_of(name: str) -> AVChat:
         folder = None if is_unbundled(name) else find_checkpoint(name)
         found = None if folder is None else read_checkpoint(folder)
         config = PRESETS[name] if found is None else found.config
+        if vision or whisper:
+            config = rebased(name, vision=vision, whisper=whisper)
         tokenizer = load_tokenizer(ASSETS / "tiny" / TOKENIZER_FOLDER)
         small = replace(config, language=PRESETS["tiny"].language)
         model = AVChat.from_config(small, tokenizer, dtype=dtype)
@@ -213,7 +222,8 @@ def main(run: Cache) -> int:
     samples = [sample for path in run.data for sample in read_manifest(path)]
     parts = list(dict.fromkeys(part_of(s) for s in samples if s.media is not None))
     rank, world = rank_and_world()
-    model = encoders_of(run.init or ("tiny" if run.tiny else "timeline"))
+    name = run.init or ("tiny" if run.tiny else "timeline")
+    model = encoders_of(name, run.vision, run.whisper)
     if run.dry_run:
         if rank == 0:
             dry_run(model, parts, run, world)

@@ -25,10 +25,10 @@ from avchat.pool import Pool, TaggedBatch
 from avchat.prompt import PICTURE_ID, SOUND_ID
 from avchat.saved import find_checkpoint
 from avchat.script import run_script
-from avchat.stage import StageConfig, train
+from avchat.stage import StageConfig, begin, train
 from avchat.tagging import Follower, Tagger
 from avchat.trainable import Trainable
-from avchat.training import Batch, Loss, fit, micro_batch, own_device
+from avchat.training import Batch, Loss, fit, micro_batch
 from avchat.world.lessons import Mix
 
 # After so many layers of the language model an audio token should know who acts in its slot, and
@@ -153,13 +153,8 @@ def tiny(run: Finetune) -> None:
 def manifest(run: Finetune) -> None:
     """Train on the user's own clips."""
     torch.manual_seed(run.seed)  # of fresh adapters
-    model = AVChat.from_pretrained(
-        run.init or ("tiny" if run.tiny else "timeline"),
-        device=own_device(),
-        bits=4 if run.language == "qlora" else None,
-        trainable=True,
-        adapters=False,
-    )
+    name = run.init or ("tiny" if run.tiny else "timeline")
+    model = begin(run, name, 4 if run.language == "qlora" else None)
     language = run.language
     if language == "auto":
         adapted = has_lora(model.language) or model.config.language.hub is not None

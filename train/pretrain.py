@@ -22,10 +22,10 @@ from avchat.language import train_tokenizer
 from avchat.model import AVChat
 from avchat.pool import Glimpses, glimpses, world_texts
 from avchat.script import run_script
-from avchat.stage import StageConfig, train
+from avchat.stage import StageConfig, begin, train
 from avchat.tagging import Tagger
 from avchat.trainable import Trainable
-from avchat.training import Batch, Loss, fit, micro_batch, own_device
+from avchat.training import Batch, Loss, fit, micro_batch
 from avchat.world.lessons import draw_lesson
 
 
@@ -92,12 +92,7 @@ def tiny(run: Pretrain) -> None:
 def manifest(run: Pretrain) -> None:
     """Train projectors on manifests; encoders and language model are frozen (P1's first stage)."""
     torch.manual_seed(run.seed)
-    model = AVChat.from_pretrained(
-        run.init or ("tiny" if run.tiny else "timeline"),
-        device=own_device(),
-        trainable=True,
-        adapters=False,
-    )
+    model = begin(run, run.init or ("tiny" if run.tiny else "timeline"))
     trainable = Trainable(
         language="frozen",
         lora=run.lora,
