@@ -204,6 +204,7 @@ def place_hearing(
     Its names are not published, so it is known by its shapes: A [h, audio width], B [width, h],
     each with a bias. Returns None where there is none: the model was not taught to hear.
     """
+    ears = place_ears(placed, shapes)
     left = placed.left(shapes)
     matrices = [name for name, shape in left.items() if len(shape) == 2]
     pairs = [
@@ -222,7 +223,7 @@ def place_hearing(
     placed.found.append(
         f"audio projector: {first} and {second}, {heard} -> {left[first][0]} -> {width}"
     )
-    return AudioConfig(hub=_whisper(raw, heard))
+    return ears or AudioConfig(hub=_whisper(raw, heard))
 
 
 def _whisper(raw: dict[str, Any], width: int) -> str:

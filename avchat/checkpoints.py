@@ -26,7 +26,6 @@ from avchat.bunny import (
     Shapes,
     UnknownForm,
     phi_config,
-    place_ears,
     place_hearing,
     place_phi,
     place_projector,
@@ -175,10 +174,9 @@ def _merged(folder: Path, raw: dict[str, Any], config: Config) -> Checkpoint:
     place_phi(placed, shapes, architecture)
     place_projector(placed, shapes, width)
     vision = place_tower(placed, shapes, raw)
-    ears = place_ears(placed, shapes)
     audio = place_hearing(placed, shapes, raw, width)
     placed.check(folder, shapes)
-    heard = {} if audio is None else {"audio": ears or audio, "hears": True}
+    heard = {} if audio is None else {"audio": audio, "hears": True}
     language = replace(PHI_2, lora=None)
     return Checkpoint(
         folder=folder,

@@ -199,7 +199,9 @@ def save_architecture(model: nn.Module, folder: Path) -> None:
     architecture = copy.deepcopy(model.config)
     architecture.dtype = model.get_input_embeddings().weight.dtype
     architecture.save_pretrained(str(folder))
-    model.generation_config.save_pretrained(str(folder))
+    # no more of it: how to sample may be published in a form that is refused when saved
+    ends = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
+    ends.save_pretrained(str(folder))
 
 
 def base_dtype(config: LanguageConfig) -> torch.dtype:

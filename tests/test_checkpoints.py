@@ -186,7 +186,7 @@ def test_a_whisper_that_is_stored_inside_is_used(weights: Weights, tmp_path: Pat
     """In Transformers' names, as such models keep it; its own computation is the oracle."""
     torch.manual_seed(6)
     dims = {"d_model": 128, "encoder_layers": 2, "encoder_attention_heads": 2}
-    heard = WhisperEncoder(WhisperConfig(**dims, encoder_ffn_dim=256, num_mel_bins=80)).eval()
+    heard = WhisperEncoder(WhisperConfig(**dims, encoder_ffn_dim=512, num_mel_bins=80)).eval()
     for name, weight in heard.named_parameters():
         if "embed_positions" not in name:
             weight.data = weight.data.half().float()
