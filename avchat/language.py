@@ -8,6 +8,8 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,22 +39,46 @@ PAD, EOS = "<pad>", "<eos>"
 WORDS = r" ?[0-9.]+s| ?[a-zA-Z]+| ?[^\sa-zA-Z]+|\s+"
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A language model laid over devices and disk, layer by layer, by Transformers' own dispatch.
+
+    `device_map`: "auto", or where each module lies: a device, "cpu" or "disk". `max_memory`: with
+    "auto", bytes by device. `offload`: a folder for what lies on disk; safetensors are read in
+    place where they are, so it often stays empty.
+    """
+
+    offload: Path
+    device_map: str | dict[str, str | int] = "auto"
+    max_memory: dict[int | str, int | str] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return these as `from_pretrained` of Transformers takes them."""
+        where = {"device_map": self.device_map, "max_memory": self.max_memory}
+        return {**where, "offload_folder": str(self.offload)}
+
+
 def build_language(
     config: LanguageConfig,
     *,
     dtype: torch.dtype = torch.float32,
     bits: Bits | None = None,
+    spread: Spread | None = None,
 ) -> PreTrainedModel:
     """Build the language model: from the Hub or a folder, or with random weights from `inline`.
 
-    Args: bits: load the weights of a hub model in 4 or 8 bit; embeddings and head stay in `dtype`.
+    Args: bits: load the weights of a hub model in 4 or 8 bit; embeddings and head stay in `dtype`;
+    spread: lay a hub model over devices and disk.
     """
     if config.hub is not None:
         # None would undo what a base that is published in few bits says of itself
         few = {} if bits is None else {"quantization_config": _quantisation(bits, dtype)}
+        where = {} if spread is None else spread.options()
         return AutoModelForCausalLM.from_pretrained(
-            config.hub, revision=config.revision, dtype=dtype, **few
+            config.hub, revision=config.revision, dtype=dtype, **few, **where
         )
+    if spread is not None:
+        raise ConfigError("to offload needs a language model from the Hub or a folder")
     if bits is not None:
         raise ConfigError("4 and 8 bit need a language model from the Hub or a folder")
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config.inline), dtype=dtype)
@@ -62,7 +88,12 @@ def build_language(
 
 
 def restore_language(
-    folder: Path, weights: dict[str, torch.Tensor], *, dtype: torch.dtype, bits: Bits | None = None
+    folder: Path,
+    weights: dict[str, torch.Tensor],
+    *,
+    dtype: torch.dtype,
+    bits: Bits | None = None,
+    spread: Spread | None = None,
 ) -> PreTrainedModel:
     """Build a language model from the architecture in a folder and all of its weights.
 
@@ -80,6 +111,7 @@ def restore_language(
             dtype=dtype,
             quantization_config=None if bits is None else _quantisation(bits, dtype),
             output_loading_info=True,
+            **({} if spread is None else spread.options()),
         )
     except RuntimeError as error:
         raise ConfigError(f"{folder}: does not fit the weights ({error})") from error
@@ -103,7 +135,21 @@ def base_dtype(config: LanguageConfig) -> torch.dtype:
     return AutoConfig.from_pretrained(config.hub, revision=config.revision).dtype or torch.float32
 
 
+def is_spread(model: nn.Module) -> bool:
+    """Say whether accelerate keeps the parts of a model on their devices: it must not be moved."""
+    return getattr(model, "hf_device_map", None) is not None
+
+
+def is_offloaded(model: nn.Module) -> bool:
+    """Say whether some weights are on disk or in another device's memory, read as they are used."""
+    return any(weight.is_meta for weight in model.parameters())
+
+
 def _quantisation(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if bits not in (4, 8):
+        raise ConfigError(f"bits must be 4 or 8, not {bits}")
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(f"{bits} bit needs bitsandbytes: pip install bitsandbytes")
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
     return BitsAndBytesConfig(

@@ -34,15 +34,19 @@ from avchat.encoders import (
 )
 from avchat.language import (
     Bits,
+    Spread,
     attach_lora,
     build_language,
     has_lora,
+    is_offloaded,
+    is_spread,
     load_lora,
     load_tokenizer,
     merge_lora,
     restore_language,
     save_lora,
 )
+from avchat.loading import before_loading
 from avchat.media import Media
 from avchat.projectors import AudioProjector, Encoded, MediaTokens, Slot, VisualProjector
 from avchat.prompt import IGNORE, PICTURE_ID, SOUND_ID, Prompt
@@ -117,6 +121,7 @@ class AVChat(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         bits: Bits | None = None,
+        spread: Spread | None = None,
         lora: bool = True,
         language: nn.Module | None = None,
     ) -> "AVChat":
@@ -124,7 +129,8 @@ class AVChat(nn.Module):
 
         Args: tokenizer: None for the language base's own; dtype: of vision and language model,
         the rest stays in fp32; lora: attach fresh adapters where the config asks for them;
-        language: the language model, where the caller has built it.
+        language: the language model, where the caller has built it; bits, spread: see
+        `build_language`.
         """
         tokenizer = tokenizer or load_tokenizer(config.language.hub, config.language.revision)
         if config.language.inline is not None:
@@ -134,7 +140,8 @@ class AVChat(nn.Module):
             config = replace(config, language=replace(config.language, inline=inline))
         vision = build_vision(config.vision).to(dtype)
         audio = build_audio(config.audio)  # in fp32 always: Whisper's norms compute in no other
-        language = language or build_language(config.language, dtype=dtype, bits=bits)
+        if language is None:
+            language = build_language(config.language, dtype=dtype, bits=bits, spread=spread)
         for part, base in ((config.vision, vision), (config.audio, audio)):
             base.requires_grad_(part.hub is None)
         language.requires_grad_(config.language.hub is None)
@@ -243,6 +250,8 @@ class AVChat(nn.Module):
 
         Args: card: the text of README.md; None for a plain one.
         """
+        if is_offloaded(self.language):
+            raise ModelError("a model that is offloaded cannot be saved: load it without --offload")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save(folder)
@@ -261,30 +270,34 @@ class AVChat(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         bits: Bits | None = None,
+        spread: Spread | None = None,
         trainable: bool = False,
         adapters: bool = True,
     ) -> "AVChat":
         """Load a bundled model, a folder or a Hub id; ModelError says why it is none of them.
 
+        What is to be fetched is said on stderr first, and what cannot fit is refused.
+
         Args: device: None for CUDA where there is one; dtype: None for fp32 on the CPU and bf16
-        elsewhere; bits: see `build_language`; trainable: to be trained further: with adapters that
-        learn where the config asks for them, and from published bases where a preset has no more;
-        adapters: attach fresh ones then, where a checkpoint has none.
+        elsewhere; bits, spread: see `build_language`; trainable: to be trained further: with
+        adapters that learn where the config asks for them, and from published bases where a preset
+        has no more; adapters: attach fresh ones then, where a checkpoint has none.
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+        how = {"dtype": dtype, "bits": bits, "spread": spread}
+        how["spread"] = before_loading(str(name), device=device, trainable=trainable, **how)
         try:
             if trainable and is_unbundled(str(name)):
                 base = PRESETS[str(name)]
-                return cls.from_config(base, dtype=dtype, bits=bits, lora=adapters).to(device)
+                return cls.from_config(base, lora=adapters, **how).place(device)
             folder = find_checkpoint(str(name))
             config, tokenizer = Config.load(folder), load_tokenizer(folder / TOKENIZER_FOLDER)
             weights, language = read_weights(folder), None
             if (folder / LANGUAGE_FOLDER).is_dir():  # all of it is here: the base is not asked for
                 whole = language_of(weights, "")
-                language = restore_language(folder / LANGUAGE_FOLDER, whole, dtype=dtype, bits=bits)
-            made = {"dtype": dtype, "bits": bits, "lora": False, "language": language}
-            model = cls.from_config(config, tokenizer, **made)
+                language = restore_language(folder / LANGUAGE_FOLDER, whole, **how)
+            model = cls.from_config(config, tokenizer, lora=False, language=language, **how)
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"{name}: a part could not be loaded ({reason})") from error
@@ -294,11 +307,21 @@ class AVChat(nn.Module):
         if (folder / CARD_FILE).is_file():
             model.card = (folder / CARD_FILE).read_text(encoding="utf-8")
         adapter = folder / ADAPTER_FOLDER
+        if adapter.is_dir() and spread is not None:
+            raise ModelError(f"{adapter}: adapters cannot be offloaded; avchat merge folds them in")
         if adapter.is_dir():
             model.language = load_lora(model.language, adapter, trainable=trainable)
         elif trainable and adapters and config.language.lora is not None:
             model.language = attach_lora(model.language, config.language.lora)
-        return model.to(device).eval()
+        return model.place(device).eval()
+
+    def place(self, device: torch.device) -> "AVChat":
+        """Move the model to a device; a language model that is spread stays where it is."""
+        if not is_spread(self.language):
+            return self.to(device)
+        for part in (self.vision, self.audio, self.visual_projector, self.audio_projector):
+            part.to(device)
+        return self
 
     def _load_weights(self, path: Path, weights: dict[str, Tensor], *, restored: bool) -> None:
         """Load what was read from a file; every weight that no base brings must be there.

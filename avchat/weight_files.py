@@ -138,7 +138,7 @@ def _header_of(path: Path) -> tuple[int, bytes]:
             if len(start) == 8 and length <= min(size - 8, MAX_HEADER):
                 return size, file.read(length)
     except OSError as error:
-        raise ModelError(_damaged(path, str(error.strerror))) from error
+        raise ModelError(_damaged(path, f"{error.strerror}{_half_way(path.parent)}")) from error
     _refuse_pointer(path)
     raise ModelError(_damaged(path, f"cut off, or no safetensors file; {size:,} bytes"))
 
@@ -149,7 +149,7 @@ def _refuse_pointer(path: Path) -> bytes:
         with path.open("rb") as file:
             start = file.read(len(POINTER))
     except OSError as error:
-        raise ModelError(_damaged(path, str(error.strerror))) from error
+        raise ModelError(_damaged(path, f"{error.strerror}{_half_way(path.parent)}")) from error
     if start == POINTER:
         raise ModelError(f"{path}: a pointer of git-lfs, not the weights; run git lfs pull")
     return start

@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Reading order: a module imports only what stands above it, or beside it on the same line.
 LAYERS = [
-    "config input_error",
+    "config input_error published",
     "weight_files",
+    "fetching",
     "container isolation",
     "listing",
     "sound pictures",
@@ -24,6 +25,8 @@ LAYERS = [
     "projectors",
     "language prompt saved card",
     "push weights",
+    "sizes",
+    "loading",
     "collate packing",
     "model",
     "merging",
@@ -70,7 +73,7 @@ LAYERS = [
     "stage",
     "metrics",
     "ui",
-    "doctor",
+    "doctor doctor_model",
     "script",
     "lookup_cli",
     "chat_cli data_cli index_cli model_cli moments_cli",
