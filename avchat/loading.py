@@ -77,7 +77,7 @@ def plan_of(name: str) -> Plan:
         ModelError: no such model; or it is not here, and the Hub cannot be reached.
     """
     if is_unbundled(name) and not Path(name).is_dir():
-        return Plan(name, PRESETS[name], _bases(PRESETS[name]))
+        return Plan(name, PRESETS[name], bases_of(PRESETS[name]))
     folder = local_checkpoint(name)
     if folder is not None:
         return _plan_of_folder(name, folder, ())
@@ -133,7 +133,7 @@ def _plan_of_folder(name: str, folder: Path, sources: tuple[Source, ...]) -> Pla
     language = AutoConfig.from_pretrained(str(folder / LANGUAGE_FOLDER)) if whole else None
     adapter = folder / ADAPTER_FOLDER / "adapter_model.safetensors"
     values = sum(t.count for t in read_header(adapter).values()) if adapter.is_file() else 0
-    return Plan(name, config, (*sources, *_bases(config, whole=whole)), language, values)
+    return Plan(name, config, (*sources, *bases_of(config, whole=whole)), language, values)
 
 
 def _merged(name: str, language: PreTrainedConfig, sources: tuple[Source, ...]) -> Plan:
@@ -142,7 +142,7 @@ def _merged(name: str, language: PreTrainedConfig, sources: tuple[Source, ...]) 
     return Plan(name, config, (*sources, whisper_source(OWLET.audio.hub)), language)
 
 
-def _bases(config: Config, *, whole: bool = False) -> tuple[Source, ...]:
+def bases_of(config: Config, *, whole: bool = False) -> tuple[Source, ...]:
     """List the bases that a config names. Args: whole: the language model needs none."""
     found = []
     if config.vision.hub is not None:
@@ -193,10 +193,11 @@ def before_loading(
                 f"{name}: {source.name} is not on this machine, and {source.note}; "
                 f"{by_hand(source)}"
             )
+    spread = _check_memory(plan, device, dtype, bits, spread)
     if plan.absent:
         parts = ", ".join(f"{source.name} ({in_words(source.missing)})" for source in plan.absent)
         say(f"fetching {parts}")
-    return _check_memory(plan, device, dtype, bits, spread)
+    return spread
 
 
 def _check_precision(dtype: torch.dtype, bits: Bits | None, spread: Spread | None) -> None:

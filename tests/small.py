@@ -140,6 +140,16 @@ def build_based(base: Path) -> AVChat:
     return stirred(AVChat.from_config(config).eval())
 
 
+def write_phi(path: Path, **changes: float) -> Config:
+    """Save a random phi in the published form; give the config of a model that stands on it."""
+    torch.manual_seed(0)
+    PhiForCausalLM(PhiConfig(**LANGUAGE.inline | {"hidden_size": 64} | changes)).save_pretrained(
+        path
+    )
+    TOKENIZER.save_pretrained(path)
+    return replace(TIMELINE_CONFIG, language=LanguageConfig(hub=str(path)))
+
+
 def stirred(model: AVChat) -> AVChat:
     """Give fresh adapters weights, as if they had learned."""
     for name, weight in model.named_parameters():
