@@ -9,6 +9,7 @@ D width, B rows of a batch.
 
 from dataclasses import dataclass, replace
 from typing import Literal
+from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -173,6 +174,11 @@ def build_audio(config: AudioConfig) -> AudioEncoder:
     except RuntimeError as error:
         names = ", ".join(available_models())
         raise ConfigError(f"audio {config.hub}: {error}; known: {names}") from error
+    except URLError as error:  # openai-whisper fetches it by itself
+        raise ConfigError(
+            f"audio {config.hub}: cannot be fetched ({error.reason}); where there is a network, "
+            f"fetch it, then copy its .pt file into ~/.cache/whisper"
+        ) from error
 
 
 def input_spec(vision: VisionEncoder, audio: AudioEncoder, config: VisionConfig) -> InputSpec:

@@ -5,7 +5,9 @@ tokenizer.
 """
 
 import copy
+import ctypes
 import logging
+import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -74,9 +76,12 @@ def build_language(
         # None would undo what a base that is published in few bits says of itself
         few = {} if bits is None else {"quantization_config": _quantisation(bits, dtype)}
         where = {} if spread is None else spread.options()
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             config.hub, revision=config.revision, dtype=dtype, **few, **where
         )
+        if bits is not None:
+            _return_freed_memory()
+        return model
     if spread is not None:
         raise ConfigError("to offload needs a language model from the Hub or a folder")
     if bits is not None:
@@ -115,6 +120,8 @@ def restore_language(
         )
     except RuntimeError as error:
         raise ConfigError(f"{folder}: does not fit the weights ({error})") from error
+    if bits is not None:
+        _return_freed_memory()
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if wrong:
         raise ConfigError(f"{folder}: {len(wrong)} weights missing or unknown ({wrong[0]}, ...)")
@@ -133,6 +140,17 @@ def base_dtype(config: LanguageConfig) -> torch.dtype:
     if config.hub is None:
         return torch.float32
     return AutoConfig.from_pretrained(config.hub, revision=config.revision).dtype or torch.float32
+
+
+def _return_freed_memory() -> None:
+    """Have glibc give freed memory back to the system.
+
+    After making a model small it keeps what the layers took before: 0.76 GB beside 0.31 GB of
+    8-bit weights of SmolLM2-360M, measured on the CPU.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def is_spread(model: nn.Module) -> bool:

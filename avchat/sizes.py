@@ -19,6 +19,7 @@ from avchat.encoders import AudioEncoder, VisionEncoder, build_audio, build_visi
 from avchat.fetching import ask_hub, cached_folder
 from avchat.projectors import AudioProjector, VisualProjector
 from avchat.published import PUBLISHED, WHISPER
+from avchat.weight_files import read_pickle
 
 Precision = Literal["fp32", "bf16", "8 bit", "4 bit"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -120,12 +121,20 @@ def _audio(config: AudioConfig) -> AudioEncoder:
     if inline is None and config.hub in WHISPER:
         inline = WHISPER[config.hub].encoder
     elif inline is None and Path(config.hub).is_file():
-        dims = torch.load(config.hub, map_location="meta", weights_only=True)["dims"]
-        names = ("n_ctx", "n_state", "n_head", "n_layer")
-        inline = {"n_mels": dims["n_mels"], **{n: dims[f"n_audio_{n[2:]}"] for n in names}}
+        inline = _whisper_in(Path(config.hub))
     elif inline is None:
         inline = _whisper_of(architecture(config.hub, config.revision))
     return build_audio(replace(config, hub=None, revision=None, inline=inline))
+
+
+def _whisper_in(path: Path) -> dict[str, int]:
+    """Read how a Whisper is built from a file in openai-whisper's form, without its values."""
+    try:
+        dims = read_pickle(path, "meta")["dims"]
+        names = ("n_ctx", "n_state", "n_head", "n_layer")
+        return {"n_mels": dims["n_mels"], **{n: dims[f"n_audio_{n[2:]}"] for n in names}}
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{path}: not a Whisper in openai-whisper's form") from error
 
 
 def _whisper_of(base: PreTrainedConfig) -> dict[str, int]:

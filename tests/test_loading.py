@@ -16,7 +16,7 @@ import torch
 from small import TIMELINE_CONFIG, build_model, write_phi
 
 from avchat import cli
-from avchat.config import TIMELINE, Config, LanguageConfig, ModelError
+from avchat.config import TIMELINE, AudioConfig, Config, LanguageConfig, ModelError
 from avchat.fetching import Answer, ask_hub, base_source, whisper_source
 from avchat.loading import Plan, bases_of, choices, plan_of
 from avchat.model import AVChat
@@ -105,6 +105,18 @@ def test_our_own_folder_half_here_is_told(saved: Path, tmp_path: Path) -> None:
         AVChat.from_pretrained(tmp_path)
 
 
+def test_a_whisper_that_is_damaged_or_something_else_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    config = replace(TIMELINE_CONFIG, audio=AudioConfig(hub=str(path)))
+    config.save(tmp_path)
+    torch.save({"weights": torch.zeros(3)}, path)
+    with pytest.raises(ModelError, match=f"{path}: not a Whisper in openai-whisper's form"):
+        AVChat.from_pretrained(tmp_path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ModelError, match=f"{path}: the weights cannot be read .cut off.; download"):
+        AVChat.from_pretrained(tmp_path)
+
+
 def test_whisper_is_looked_for_where_it_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +150,24 @@ def test_words_of_the_command_line_become_choices(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match="no folder can be made there"):
         choices("cpu", "auto", None, tmp_path / "file/x")
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--bits", "4"], "4 and 8 bit need a language model from the Hub or a folder"),
+        (["--dtype", "fp16"], "fp16 is not offered: phi-2 overflows in it; take bf16 or fp32"),
+        (["--device", "cuda:99"], "no device called cuda:99 here"),
+        (["--bits", "5"], "--bits"),
+    ],
+)
+def test_a_choice_that_cannot_be_had_is_one_line(
+    flags: list[str], reason: str, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["chat", str(clip), "what?", *flags]) == 2
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if line.startswith("error:")]
+    assert not said.out and len(lines) == 1 and reason in lines[0]
 
 
 def test_doctor_tells_of_a_model(capsys: pytest.CaptureFixture[str], saved: Path) -> None:
