@@ -1,7 +1,8 @@
 """What of a model is here and what is to be fetched, with sizes: known before anything is.
 
-Enters: the name of a part. Leaves: a `Source`, its files with their bytes. The Hub is asked once,
-with a short time-out; what it does not answer comes from `published.py`, or is not known.
+Enters: the name of a part. Leaves: a `Source`, its files with their bytes. The Hub is asked only
+for what is not here, with a short time-out; what it does not answer comes from `published.py`, or
+is not known.
 """
 
 import json
@@ -48,7 +49,7 @@ class Source:
     @property
     def here(self) -> bool:
         """Say whether nothing is to be fetched."""
-        return bool(self.files) and all(file.here for file in self.files)
+        return self.known == "here" or (bool(self.files) and all(f.here for f in self.files))
 
     @property
     def size(self) -> int | None:

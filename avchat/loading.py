@@ -92,10 +92,7 @@ def plan_of(name: str) -> Plan:
             f"no model called {name}: not a folder, not on this machine, and the Hub could not be "
             f"asked ({source.note}); {by_hand(source)}"
         )
-    if folder is None:
-        _must_hold_config(name, source)
-        folder = Path(hf_hub_download(name, CONFIG_FILE)).parent
-    return _plan_of_folder(name, folder, (source,))
+    return _plan_of_folder(name, folder or _fetch_config(name, source), (source,))
 
 
 def by_hand(source: Source) -> str:
@@ -107,9 +104,15 @@ def by_hand(source: Source) -> str:
     return f"where there is a network: hf download {source.name}; copy its cache here (HF_HOME)"
 
 
-def _must_hold_config(name: str, source: Source) -> None:
+def _fetch_config(name: str, source: Source) -> Path:
+    """Fetch a repository's config.json alone; give the folder in the cache where it lies."""
     if CONFIG_FILE not in {file.name for file in source.files}:
-        raise ModelError(f"{name}: no {CONFIG_FILE} in this repository; it is no model of avchat's")
+        raise Unknown(f"{name}: no {CONFIG_FILE} in this repository, so its size is not known")
+    try:
+        return Path(hf_hub_download(name, CONFIG_FILE)).parent
+    except OSError as error:  # a repository that asks for consent shows its files' names alone
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{name}: {CONFIG_FILE} cannot be fetched ({reason})") from error
 
 
 def _plan_of_folder(name: str, folder: Path, sources: tuple[Source, ...]) -> Plan:
@@ -137,9 +140,13 @@ def _plan_of_folder(name: str, folder: Path, sources: tuple[Source, ...]) -> Pla
 
 
 def _merged(name: str, language: PreTrainedConfig, sources: tuple[Source, ...]) -> Plan:
-    """Plan a model in Bunny's form: all but Whisper is in its own files."""
+    """Plan a model in Bunny's form: all but Whisper is in its own files, unless those are adapters
+    or a projector alone."""
     config = replace(OWLET, language=replace(OWLET.language, lora=None))
-    return Plan(name, config, (*sources, whisper_source(OWLET.audio.hub)), language)
+    stems = ("model", "pytorch_model")
+    whole = any(file.name.startswith(stems) for source in sources for file in source.files)
+    bases = (whisper_source(OWLET.audio.hub),) if whole else bases_of(config)
+    return Plan(name, config, (*sources, *bases), language)
 
 
 def bases_of(config: Config, *, whole: bool = False) -> tuple[Source, ...]:

@@ -97,21 +97,26 @@ def architecture(name: str, revision: str | None = None) -> PreTrainedConfig:
         Unknown: none of them tells.
     """
     folder = cached_folder(name, revision)
-    if folder is not None:
-        return AutoConfig.from_pretrained(str(folder))
-    if name in PUBLISHED:
+    if folder is None and name in PUBLISHED:
         return AutoConfig.for_model(**PUBLISHED[name].architecture)
-    answer = ask_hub(name, revision)
-    if answer.files is None:
+    answer = ask_hub(name, revision) if folder is None else None
+    if answer is not None and answer.files is None:
         raise Unknown(f"{name}: how it is built is not known here, since {answer.silence}")
-    return AutoConfig.from_pretrained(name, revision=revision)
+    try:  # False: Transformers would ask at the keyboard whether to run a repository's code
+        source = str(folder or name)
+        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "no reason given")
+        raise Unknown(f"{name}: how it is built cannot be read ({reason})") from error
 
 
 def _vision(config: VisionConfig) -> VisionEncoder:
     inline = config.inline
     if inline is None:
         base = architecture(config.hub, config.revision)
-        tower = base if isinstance(base, SiglipVisionConfig) else base.vision_config
+        tower = getattr(base, "vision_config", base)
+        if not isinstance(tower, SiglipVisionConfig):
+            raise Unknown(f"{config.hub}: no SigLIP, so its size is not known")
         inline = {**tower.to_dict(), "vision_use_head": False}
     return build_vision(replace(config, hub=None, revision=None, inline=inline))
 
@@ -139,6 +144,8 @@ def _whisper_in(path: Path) -> dict[str, int]:
 
 def _whisper_of(base: PreTrainedConfig) -> dict[str, int]:
     """Turn Transformers' numbers of a Whisper into openai-whisper's."""
+    if base.model_type != "whisper":
+        raise Unknown(f"a {base.model_type} is no Whisper, so its size is not known")
     return {
         "n_mels": base.num_mel_bins,
         "n_ctx": base.max_source_positions,
@@ -161,7 +168,7 @@ def count(config: Config, language: PreTrainedConfig | None = None, adapters: in
     language = language or architecture(config.language.hub, config.language.revision)
     with torch.device("meta"):
         vision, audio = _vision(config.vision), _audio(config.audio)
-        model = AutoModelForCausalLM.from_config(language)
+        model = _language(language)
         width = model.get_input_embeddings().embedding_dim
         projectors = nn.ModuleList(
             [
@@ -176,8 +183,6 @@ def count(config: Config, language: PreTrainedConfig | None = None, adapters: in
     ]
     weights = sum(layer.weight.numel() for layer in linear)
     text = language.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Counts(
         vision=_values(vision),
         audio=_values(audio) + sum(buffer.numel() for buffer in audio.buffers()),  # its sinusoids
@@ -186,12 +191,27 @@ def count(config: Config, language: PreTrainedConfig | None = None, adapters: in
         outputs=sum(layer.out_features for layer in linear),
         language=_values(model) - weights,
         adapters=adapters,
-        cache=2 * text.num_hidden_layers * heads * head,
+        cache=_cache(text),
         context=text.max_position_embeddings,
         vision_work=_vision_work(vision, config.frames),
         audio_work=WINDOWS * audio.window_states * 12 * audio.width,
         language_work=_language_work(text),
     )
+
+
+def _language(architecture: PreTrainedConfig) -> nn.Module:
+    try:
+        return AutoModelForCausalLM.from_config(architecture)
+    except ValueError as error:
+        kind = architecture.model_type
+        raise Unknown(f"a {kind} is no causal language model, so its size is not known") from error
+
+
+def _cache(text: PreTrainedConfig) -> int:
+    """Count the keys and values of one token, as if no layer forgot any."""
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * head
 
 
 def _values(module: nn.Module) -> int:

@@ -21,7 +21,7 @@ from avchat.fetching import Answer, ask_hub, base_source, whisper_source
 from avchat.loading import Plan, bases_of, choices, plan_of
 from avchat.model import AVChat
 from avchat.published import MERGED
-from avchat.sizes import PROCESS, memory
+from avchat.sizes import PROCESS, Unknown, count, memory
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +117,25 @@ def test_a_whisper_that_is_damaged_or_something_else_is_named(tmp_path: Path) ->
         AVChat.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("part", "kind", "reason"),
+    [
+        ("vision", "bert", "no SigLIP"),
+        ("audio", "bert", "a bert is no Whisper"),
+        ("language", "t5", "a t5 is no causal language model"),
+        ("language", "made-up", "how it is built cannot be read"),
+    ],
+)
+def test_a_base_of_another_kind_has_no_size(
+    part: str, kind: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    base = replace(getattr(TIMELINE, part), hub=str(tmp_path))
+    config = replace(TIMELINE, **{part: base})
+    with pytest.raises(Unknown, match=reason):
+        count(config)
+
+
 def test_whisper_is_looked_for_where_it_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +217,9 @@ def test_doctor_knows_bunnys_form_and_refuses_others(
     found = json.loads(capsys.readouterr().out)
     assert [source["part"] for source in found["sources"]] == ["model", "audio"]
     assert found["context"] == 2048 and found["memory"]["bf16"]["vision"] == 2 * 397_747_744
+    (tmp_path / "model.safetensors").rename(tmp_path / "non_lora_trainables.bin")
+    parts = [source.part for source in plan_of(str(tmp_path)).sources]  # adapters need the bases
+    assert parts == ["model", "vision", "audio", "language"]
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert cli.main(["doctor", "--model", str(tmp_path)]) == 2
     assert "a model of the type bert" in capsys.readouterr().err
