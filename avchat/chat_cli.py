@@ -62,6 +62,15 @@ auto, the one that comes with the model"""
     """write the transcript as WebVTT"""
     overwrite: bool = False
     """with --vtt: replace a file that is there already"""
+    bits: Literal[4, 8] | None = None
+    """hold the language model in 4 or 8 bit (bitsandbytes); the rest stays in --dtype"""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: fp32 on the CPU, bf16 elsewhere; fp16 is refused, since phi-2 overflows in it"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ...; auto takes a GPU where there is one"""
+    offload: Annotated[Path | None, arg(metavar="DIR")] = None
+    """layers of the language model that do not fit into memory stay on disk; DIR is for those \
+that must be written again; slow, the same answers"""
     json: bool = False
     """print one JSON object: the answer, what was seen and heard, tokens, seconds"""
 
@@ -120,13 +129,15 @@ def _open(verb: Chat) -> "Conversation | LongConversation":
     """Load the model, then decode and encode the file."""
     with contextlib.redirect_stdout(sys.stderr):  # what libraries print is no answer
         from avchat.config import ModelError
+        from avchat.loading import choices
         from avchat.media import MediaError
         from avchat.model import AVChat
         from avchat.prompt import PromptError
         from avchat.transcripts import TranscriptError
 
         try:
-            model = AVChat.from_pretrained(verb.model)
+            how = choices(verb.device, verb.dtype, verb.bits, verb.offload)
+            model = AVChat.from_pretrained(verb.model, **how)
             transcript = _transcriber(verb, model)
             if talk := _open_long(verb, model, transcript):
                 return talk

@@ -53,6 +53,9 @@ class World:
 class Doctor:
     """Say what is installed, which devices and models are here, and how to get what is missing."""
 
+    model: str | None = None
+    """of this model instead: what will be fetched, how large it is, and whether it fits into \
+memory; a preset, a folder, or a name on the Hub"""
     json: bool = False
     """print the report as one JSON object"""
 
@@ -151,9 +154,18 @@ def world(verb: World) -> None:
 def doctor(verb: Doctor) -> None:
     """Look around and report; a missing piece is a line of the report, not an error."""
     with contextlib.redirect_stdout(sys.stderr):
-        from avchat.doctor import as_text, report
+        if verb.model is None:
+            from avchat.doctor import as_text, report
 
-        found = report()
+            found = report()
+        else:
+            from avchat.config import ModelError
+            from avchat.doctor_model import as_text, report_model
+
+            try:
+                found = report_model(verb.model)
+            except ModelError as error:
+                raise InputError(str(error)) from error
     print(json.dumps(found) if verb.json else as_text(found))
 
 

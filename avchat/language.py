@@ -5,14 +5,16 @@ tokenizer.
 """
 
 import copy
+import ctypes
 import logging
+import sys
 import warnings
-from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -24,7 +26,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as logs
 
@@ -36,9 +37,6 @@ Bits = Literal[4, 8]
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", "`.*gradient_checkpointing.*` is deprecated", FutureWarning)
 
-PAD, EOS = "<pad>", "<eos>"
-# A time such as " 0.25s", a word, a run of signs, white space: each with the space before it.
-WORDS = r" ?[0-9.]+s| ?[a-zA-Z]+| ?[^\sa-zA-Z]+|\s+"
 
 # Of a language model whose configuration states no context (our choice: what small ones have).
 UNKNOWN_CONTEXT = 2048
@@ -58,20 +56,47 @@ class Window(NamedTuple):
     mixed: bool
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A language model laid over devices and disk, layer by layer, by Transformers' own dispatch.
+
+    `device_map`: "auto", or where each module lies: a device, "cpu" or "disk". `max_memory`: with
+    "auto", bytes by device. `offload`: a folder for what lies on disk; safetensors are read in
+    place where they are, so it often stays empty.
+    """
+
+    offload: Path
+    device_map: str | dict[str, str | int] = "auto"
+    max_memory: dict[int | str, int | str] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return these as `from_pretrained` of Transformers takes them."""
+        where = {"device_map": self.device_map, "max_memory": self.max_memory}
+        return {**where, "offload_folder": str(self.offload)}
+
+
 def build_language(
     config: LanguageConfig,
     *,
     dtype: torch.dtype = torch.float32,
     bits: Bits | None = None,
+    spread: Spread | None = None,
 ) -> PreTrainedModel:
     """Build the language model: from the Hub or a folder, or with random weights from `inline`.
 
-    Args: bits: load the weights of a hub model in 4 or 8 bit; embeddings and head stay in `dtype`.
+    Args: bits: load the weights of a hub model in 4 or 8 bit; embeddings and head stay in `dtype`;
+    spread: lay a hub model over devices and disk.
     """
     if config.hub is not None:
         # None would undo what a base that is published in few bits says of itself
         few = {} if bits is None else {"quantization_config": _quantisation(bits, dtype)}
-        return _published(config, dtype=dtype, **few)
+        where = {} if spread is None else spread.options()
+        model = _published(config, dtype=dtype, **few, **where)
+        if bits is not None:
+            _return_freed_memory()
+        return model
+    if spread is not None:
+        raise ConfigError("to offload needs a language model from the Hub or a folder")
     if bits is not None:
         raise ConfigError("4 and 8 bit need a language model from the Hub or a folder")
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config.inline), dtype=dtype)
@@ -165,6 +190,7 @@ def restore_language(
     dtype: torch.dtype,
     bits: Bits | None = None,
     generation: GenerationConfig | None = None,
+    spread: Spread | None = None,
 ) -> PreTrainedModel:
     """Build a language model from its architecture and all of its weights.
 
@@ -181,11 +207,14 @@ def restore_language(
             dtype=dtype,
             quantization_config=None if bits is None else _quantisation(bits, dtype),
             output_loading_info=True,
+            **({} if spread is None else spread.options()),
         )
     except RuntimeError as error:
         raise ConfigError(f"the language model does not fit its weights ({error})") from error
     if generation is not None:
         model.generation_config = generation
+    if bits is not None:
+        _return_freed_memory()
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if wrong:
         raise ConfigError(
@@ -211,7 +240,32 @@ def base_dtype(config: LanguageConfig) -> torch.dtype:
     return base_config(config).dtype or torch.float32
 
 
+def _return_freed_memory() -> None:
+    """Have glibc give freed memory back to the system.
+
+    After making a model small it keeps what the layers took before: 0.76 GB beside 0.31 GB of
+    8-bit weights of SmolLM2-360M, measured on the CPU.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Say whether accelerate keeps the parts of a model on their devices: it must not be moved."""
+    return getattr(model, "hf_device_map", None) is not None
+
+
+def is_offloaded(model: nn.Module) -> bool:
+    """Say whether some weights are on disk or in another device's memory, read as they are used."""
+    return any(weight.is_meta for weight in model.parameters())
+
+
 def _quantisation(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if bits not in (4, 8):
+        raise ConfigError(f"bits must be 4 or 8, not {bits}")
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(f"{bits} bit needs bitsandbytes: pip install bitsandbytes")
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
     return BitsAndBytesConfig(
@@ -308,37 +362,6 @@ def merge_lora(model: nn.Module) -> PreTrainedModel:
 def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer from the Hub or a folder."""
     return AutoTokenizer.from_pretrained(str(source), revision=revision, trust_remote_code=False)
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a small lower-casing byte-level tokenizer on texts.
-
-    Frequent words and times become one token each; no text is ever unknown, since all 256 bytes are
-    in the vocabulary. `<pad>` (id 0) and `<eos>` (id 1) are two tokens, so that masking the one
-    never masks the other.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[PAD, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=EOS,
-        clean_up_tokenization_spaces=False,
-    )
 
 
 def adamw_8bit(groups: list[dict], **settings: Any) -> torch.optim.Optimizer:

@@ -36,16 +36,20 @@ from avchat.encoders import (
 )
 from avchat.language import (
     Bits,
+    Spread,
     attach_lora,
     build_language,
     context_length,
     ends_of,
+    is_offloaded,
+    is_spread,
     load_lora,
     load_tokenizer,
     merge_lora,
     restore_language,
     window_of,
 )
+from avchat.loading import before_loading
 from avchat.media import Media
 from avchat.projectors import AudioProjector, Encoded, MediaTokens, Slot, VisualProjector
 from avchat.prompt import IGNORE, PICTURE_ID, SOUND_ID, Prompt
@@ -117,6 +121,7 @@ class AVChat(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         bits: Bits | None = None,
+        spread: Spread | None = None,
         lora: bool = True,
         language: nn.Module | None = None,
     ) -> "AVChat":
@@ -124,7 +129,8 @@ class AVChat(nn.Module):
 
         Args: tokenizer: None for the language base's own; dtype: of vision and language model,
         the rest stays in fp32; lora: attach fresh adapters where the config asks for them;
-        language: the language model, where the caller has built it.
+        language: the language model, where the caller has built it; bits, spread: see
+        `build_language`.
         """
         tokenizer = tokenizer or load_tokenizer(config.language.hub, config.language.revision)
         if config.language.inline is not None:
@@ -135,7 +141,8 @@ class AVChat(nn.Module):
         vision = build_vision(config.vision).to(dtype)
         # in fp32 always: Whisper's norms compute in no other
         audio = build_audio(config.audio) if config.hears else deaf_audio()
-        language = language or build_language(config.language, dtype=dtype, bits=bits)
+        if language is None:
+            language = build_language(config.language, dtype=dtype, bits=bits, spread=spread)
         for part, base in ((config.vision, vision), (config.audio, audio)):
             base.requires_grad_(part.hub is None)
         language.requires_grad_(config.language.hub is None)
@@ -283,6 +290,8 @@ class AVChat(nn.Module):
 
         Args: card: the text of README.md; None for a plain one.
         """
+        if is_offloaded(self.language):
+            raise ModelError("a model that is offloaded cannot be saved: load it without --offload")
         save(self, Path(folder), card or plain_card(self.config))
 
     @classmethod
@@ -293,38 +302,36 @@ class AVChat(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         bits: Bits | None = None,
+        spread: Spread | None = None,
         trainable: bool = False,
         adapters: bool = True,
     ) -> "AVChat":
         """Load a bundled model, a folder or a Hub id; ModelError says why it is none of them.
 
+        What is to be fetched is said on stderr first, and what cannot fit is refused.
+
         Args: device: None for CUDA where there is one; dtype: None for fp32 on the CPU and bf16
-        elsewhere; bits: see `build_language`; trainable: to be trained further: with adapters that
-        learn where the config asks for them, and from published bases where a preset has no more;
-        adapters: attach fresh ones then, where a checkpoint has none.
+        elsewhere; bits, spread: see `build_language`; trainable: to be trained further: with
+        adapters that learn where the config asks for them, and from published bases where a preset
+        has no more; adapters: attach fresh ones then, where a checkpoint has none.
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-        if dtype == torch.float16:
-            raise ModelError("float16 overflows in phi-2's attention: take bfloat16 or float32")
+        how = {"dtype": dtype, "bits": bits, "spread": spread}
+        how["spread"] = before_loading(str(name), device=device, trainable=trainable, **how)
         try:
             if trainable and is_unbundled(str(name)):
                 base = PRESETS[str(name)]
-                return cls.from_config(base, dtype=dtype, bits=bits, lora=adapters).to(device)
+                return cls.from_config(base, lora=adapters, **how).place(device)
             found = read_checkpoint(find_checkpoint(str(name)), Path(name).name)
             config, weights, language = found.config, found.weights(), None
             tokenizer = load_tokenizer(found.tokenizer)
             if found.architecture is not None:  # all of it is here: the base is not asked for
                 whole = language_of(weights, "")
                 language = restore_language(
-                    found.architecture,
-                    whole,
-                    dtype=dtype,
-                    bits=bits,
-                    generation=found.generation,
+                    found.architecture, whole, generation=found.generation, **how
                 )
-            made = {"dtype": dtype, "bits": bits, "lora": False, "language": language}
-            model = cls.from_config(config, tokenizer, **made)
+            model = cls.from_config(config, tokenizer, lora=False, language=language, **how)
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"{name}: a part could not be loaded ({reason})") from error
@@ -333,11 +340,23 @@ class AVChat(nn.Module):
         load_weights(model, found.where, weights, restored=language is not None)
         if (found.folder / CARD_FILE).is_file():
             model.card = (found.folder / CARD_FILE).read_text(encoding="utf-8")
+        if found.adapter is not None and spread is not None:
+            raise ModelError(
+                f"{found.adapter}: adapters cannot be offloaded; avchat merge folds them in"
+            )
         if found.adapter is not None:
             model.language = load_lora(model.language, found.adapter, trainable=trainable)
         elif trainable and adapters and config.language.lora is not None:
             model.language = attach_lora(model.language, config.language.lora)
-        return model.to(device).eval()
+        return model.place(device).eval()
+
+    def place(self, device: torch.device) -> "AVChat":
+        """Move the model to a device; a language model that is spread stays where it is."""
+        if not is_spread(self.language):
+            return self.to(device)
+        for part in (self.vision, self.audio, self.visual_projector, self.audio_projector):
+            part.to(device)
+        return self
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, card: str | None = None) -> None:
         """Save to the Hugging Face Hub, as `save_pretrained` writes it; PushError says why not."""

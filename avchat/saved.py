@@ -29,15 +29,23 @@ def is_unbundled(name: str) -> bool:
     return name in PRESETS and not (ASSETS / name / CONFIG_FILE).is_file()
 
 
-def find_checkpoint(name: str) -> Path:
-    """Find the folder of a bundled model, a folder or a Hub id (downloaded); else ModelError."""
-    presets = ", ".join(PRESETS)
+def local_checkpoint(name: str) -> Path | None:
+    """Find the folder of a bundled model, or a folder that a name leads to; None for neither."""
     if name in PRESETS and not is_unbundled(name):
         return ASSETS / name
     if Path(name).is_dir():
         run = Path(name) / "model"  # of a run's folder
         inside = not (Path(name) / CONFIG_FILE).is_file() and (run / CONFIG_FILE).is_file()
         return run if inside else Path(name)
+    return None
+
+
+def find_checkpoint(name: str) -> Path:
+    """Find the folder of a bundled model, a folder or a Hub id (downloaded); else ModelError."""
+    presets = ", ".join(PRESETS)
+    folder = local_checkpoint(name)
+    if folder is not None:
+        return folder
     if name in PRESETS:
         raise ModelError(
             f"no weights for the preset {name}: none are in this package; train it (see train/) or "

@@ -8,7 +8,7 @@ import json
 import math
 import pickle
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -138,7 +138,7 @@ def _header_of(path: Path) -> tuple[int, bytes]:
             if len(start) == 8 and length <= min(size - 8, MAX_HEADER):
                 return size, file.read(length)
     except OSError as error:
-        raise ModelError(_damaged(path, str(error.strerror))) from error
+        raise ModelError(_damaged(path, f"{error.strerror}{_half_way(path.parent)}")) from error
     _refuse_pointer(path)
     raise ModelError(_damaged(path, f"cut off, or no safetensors file; {size:,} bytes"))
 
@@ -149,7 +149,7 @@ def _refuse_pointer(path: Path) -> bytes:
         with path.open("rb") as file:
             start = file.read(len(POINTER))
     except OSError as error:
-        raise ModelError(_damaged(path, str(error.strerror))) from error
+        raise ModelError(_damaged(path, f"{error.strerror}{_half_way(path.parent)}")) from error
     if start == POINTER:
         raise ModelError(f"{path}: a pointer of git-lfs, not the weights; run git lfs pull")
     return start
@@ -201,21 +201,39 @@ def read_file(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: it is absent, damaged, or a pickle that holds more than tensors.
     """
+    if path.suffix != ".safetensors":
+        tensors = read_pickle(path)
+        if isinstance(tensors, dict) and all(isinstance(t, Tensor) for t in tensors.values()):
+            return tensors
+        raise ModelError(f"{path}: not a dict of tensors by name")
     _check_file(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path)
+    except UNREADABLE as error:
+        raise ModelError(_damaged(path, _reason(error))) from error
+
+
+def read_pickle(path: Path, device: str = "cpu") -> Any:
+    """Read a torch pickle without running anything in it.
+
+    Args: device: "meta" for shapes without values.
+
+    Raises:
+        ModelError: it is absent, damaged, or holds more than tensors and plain data.
+    """
+    _check_file(path)
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path}: damaged, or holds more than tensors, which could run code; it is not loaded"
         ) from error
     except UNREADABLE as error:
-        reason = next(iter(str(error).splitlines()), "it ends too early")
-        raise ModelError(_damaged(path, reason)) from error
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise ModelError(f"{path}: not a dict of tensors by name")
-    return tensors
+        raise ModelError(_damaged(path, _reason(error))) from error
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "it ends too early")
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

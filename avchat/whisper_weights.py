@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
@@ -64,6 +65,11 @@ def _load(name: str, revision: str | None, whole: bool) -> Any:
             whisper = load_model(name, device="cpu")
         except RuntimeError as error:
             raise ConfigError(f"audio {name}: {error}") from error
+        except URLError as error:  # openai-whisper fetches it by itself
+            raise ConfigError(
+                f"audio {name}: cannot be fetched ({error.reason}); where there is a network, "
+                "fetch it, then copy its .pt file into ~/.cache/whisper"
+            ) from error
         return whisper if whole else whisper.encoder
     if not Path(name).is_dir() and "/" not in name:
         names = ", ".join(available_models())

@@ -23,10 +23,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from avchat.collate import Batch, collate
 from avchat.config import PRESETS, AudioConfig, LanguageConfig, LoraConfig, VisionConfig
-from avchat.language import adamw_8bit, train_tokenizer
+from avchat.language import adamw_8bit
 from avchat.model import AVChat
 from avchat.projectors import PooledFeatures
 from avchat.prompt import Packed, Turn, join_rows
+from avchat.tokenizer import train_tokenizer
 from avchat.trainable import Trainable, choose
 
 SIZES = {

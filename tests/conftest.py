@@ -93,9 +93,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from avchat.config import PRESETS
-    from avchat.language import train_tokenizer
     from avchat.model import AVChat
     from avchat.pool import world_texts
+    from avchat.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("model") / "random"
     torch.manual_seed(0)

@@ -20,9 +20,9 @@ from avchat.config import (
     VisionConfig,
     VLSAConfig,
 )
-from avchat.language import train_tokenizer
 from avchat.media import Media
 from avchat.model import AVChat
+from avchat.tokenizer import train_tokenizer
 from avchat.vlsa import VLSA
 
 WORDS = (
@@ -178,6 +178,16 @@ def build_based(base: Path) -> AVChat:
     lora = LoraConfig(r=2, alpha=4, dropout=0.0, targets=("q_proj", "fc1"))
     config = replace(TIMELINE_CONFIG, language=LanguageConfig(hub=str(base), lora=lora))
     return stirred(AVChat.from_config(config).eval())
+
+
+def write_phi(path: Path, **changes: float) -> Config:
+    """Save a random phi in the published form; give the config of a model that stands on it."""
+    torch.manual_seed(0)
+    PhiForCausalLM(PhiConfig(**LANGUAGE.inline | {"hidden_size": 64} | changes)).save_pretrained(
+        path
+    )
+    TOKENIZER.save_pretrained(path)
+    return replace(TIMELINE_CONFIG, language=LanguageConfig(hub=str(path)))
 
 
 def stirred(model: AVChat) -> AVChat:

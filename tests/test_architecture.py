@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Reading order: a module imports only what stands above it, or beside it on the same line.
 LAYERS = [
-    "config input_error",
-    "weight_files tokens whisper_weights",
+    "config input_error published",
+    "weight_files tokenizer tokens whisper_weights",
+    "fetching",
     "container isolation",
     "listing",
     "sound pictures",
@@ -26,7 +27,8 @@ LAYERS = [
     "language prompt saved card templates",
     "bases push bunny",
     "checkpoints",
-    "weights",
+    "weights sizes",
+    "loading",
     "collate packing",
     "model",
     "merging",
@@ -73,7 +75,7 @@ LAYERS = [
     "stage",
     "metrics",
     "ui",
-    "doctor",
+    "doctor doctor_model",
     "script",
     "lookup_cli",
     "chat_cli data_cli index_cli model_cli moments_cli",

@@ -16,11 +16,11 @@ from torch import nn
 
 from avchat.config import PRESETS
 from avchat.data import DataError, read_manifest
-from avchat.language import train_tokenizer
 from avchat.model import AVChat
 from avchat.pool import Pool, lesson_batch, retimed, world_texts
 from avchat.projectors import AudioProjector, plan
 from avchat.run_config import RunConfig
+from avchat.tokenizer import train_tokenizer
 from avchat.training import Batch, Loss, TrainingError, fit, schedule
 from avchat.world.lessons import draw_lesson
 

@@ -18,12 +18,12 @@ from torch import nn
 from avchat.config import PRESETS, LoraConfig
 from avchat.data import DataError
 from avchat.encoders import encode
-from avchat.language import train_tokenizer
 from avchat.model import AVChat
 from avchat.pool import Glimpses, glimpses, world_texts
 from avchat.script import run_script
 from avchat.stage import StageConfig, begin, train
 from avchat.tagging import Tagger
+from avchat.tokenizer import train_tokenizer
 from avchat.trainable import Trainable
 from avchat.training import Batch, Loss, fit, micro_batch
 from avchat.world.lessons import draw_lesson
