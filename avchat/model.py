@@ -307,8 +307,6 @@ class AVChat(nn.Module):
         if (folder / CARD_FILE).is_file():
             model.card = (folder / CARD_FILE).read_text(encoding="utf-8")
         adapter = folder / ADAPTER_FOLDER
-        if adapter.is_dir() and spread is not None:
-            raise ModelError(f"{adapter}: adapters cannot be offloaded; avchat merge folds them in")
         if adapter.is_dir():
             model.language = load_lora(model.language, adapter, trainable=trainable)
         elif trainable and adapters and config.language.lora is not None:
