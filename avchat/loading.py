@@ -92,6 +92,8 @@ def plan_of(name: str) -> Plan:
             f"no model called {name}: not a folder, not on this machine, and the Hub could not be "
             f"asked ({source.note}); {by_hand(source)}"
         )
+    if folder is None and source.known != "the Hub":
+        raise Unknown(f"{name}: a base that models stand on, not a model that can be asked")
     return _plan_of_folder(name, folder or _fetch_config(name, source), (source,))
 
 

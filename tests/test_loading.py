@@ -217,7 +217,11 @@ def test_doctor_tells_of_a_model(capsys: pytest.CaptureFixture[str], saved: Path
     assert cli.main(["doctor", "--model", str(saved)]) == 0
     shown = capsys.readouterr().out
     assert "fetch    0.0 MB in all" in shown and "needed with a full context" in shown
-    for name, reason in (("nope", "no model called nope"), ("no/such", "HF_HUB_OFFLINE is set")):
+    for name, reason in (
+        ("nope", "no model called nope"),
+        ("no/such", "HF_HUB_OFFLINE is set"),
+        ("microsoft/phi-2", "a base that models stand on"),
+    ):
         assert cli.main(["doctor", "--model", name]) == 2
         said = capsys.readouterr()
         assert not said.out and reason in said.err and said.err.count("\n") == 1
