@@ -77,9 +77,9 @@ def _as_dict(source: Source) -> dict[str, Any]:
 def _verdict(need: Memory, free: int | None) -> str:
     if free is None:
         return "not known"
-    if need.total <= free:
+    if need.on_top(full=True) <= free:
         return FITS
-    return SHORT if need.least <= free else NOT
+    return SHORT if need.on_top() <= free else NOT
 
 
 def _advice(plan: Plan, verdict: dict[str, dict[str, str]], needs: dict[str, Memory]) -> list[str]:

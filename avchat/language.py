@@ -261,11 +261,16 @@ def is_offloaded(model: nn.Module) -> bool:
     return any(weight.is_meta for weight in model.parameters())
 
 
-def _quantisation(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig:
+def check_bits(bits: int) -> None:
+    """Raise ConfigError where a language model cannot be loaded in so many bits here."""
     if bits not in (4, 8):
         raise ConfigError(f"bits must be 4 or 8, not {bits}")
     if find_spec("bitsandbytes") is None:
         raise ConfigError(f"{bits} bit needs bitsandbytes: pip install bitsandbytes")
+
+
+def _quantisation(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig:
+    check_bits(bits)
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
     return BitsAndBytesConfig(

@@ -24,7 +24,7 @@ from avchat.fetching import (
     whisper_source,
 )
 from avchat.input_error import say
-from avchat.language import Bits, Spread
+from avchat.language import Bits, Spread, check_bits
 from avchat.published import AUDIO_FILE, MERGED, PUBLISHED
 from avchat.saved import (
     ADAPTER_FOLDER,
@@ -93,6 +93,8 @@ def plan_of(name: str) -> Plan:
             f"no model called {name}: not a folder, not on this machine, and the Hub could not be "
             f"asked ({source.note}); {by_hand(source)}"
         )
+    if folder is None and source.known != "the Hub":
+        raise Unknown(f"{name}: a base that models stand on, not a model that can be asked")
     return _plan_of_folder(name, folder or _fetch_config(name, source), (source,))
 
 
@@ -193,13 +195,15 @@ def before_loading(
         ModelError: a base is not here and the Hub cannot be reached; weights are damaged or half
         here; memory does not suffice; a precision that does not work.
     """
-    _check_precision(dtype, bits, spread)
+    _check_choices(dtype, bits, spread, trainable)
     if is_unbundled(name) and not trainable:
         find_checkpoint(name)  # says that it has no weights, unless a folder has its name
     try:
         plan = plan_of(name)
     except Unknown:
         return spread  # the loader knows more forms, and says what is wrong with others
+    if plan.adapters and spread is not None:
+        raise ModelError(f"{name}: adapters cannot be offloaded; avchat merge folds them in")
     for source in plan.sources:
         if source.folder is not None:
             check_whole(source.folder)
@@ -215,11 +219,17 @@ def before_loading(
     return spread
 
 
-def _check_precision(dtype: torch.dtype, bits: Bits | None, spread: Spread | None) -> None:
+def _check_choices(
+    dtype: torch.dtype, bits: Bits | None, spread: Spread | None, trainable: bool
+) -> None:
     if dtype == torch.float16:
         raise ModelError("fp16 is not offered: phi-2 overflows in it; take bf16 or fp32")
+    if bits is not None:
+        check_bits(bits)
     if bits is not None and spread is not None:
         raise ModelError("offloading does not go with 4 or 8 bit: choose one of them")
+    if trainable and spread is not None:
+        raise ModelError("a model that is offloaded cannot be trained")
 
 
 def _check_memory(
@@ -234,7 +244,7 @@ def _check_memory(
     need = memory(counts, shown, rest)
     if spread is not None:  # a layer at a time is in memory; encoders and embeddings all the time
         need = memory(replace(counts, linear=0, outputs=0), shown, rest)
-    places = {device: need.least}
+    places = {device: need.on_top()}
     if device.type != "cpu" and bits is None and spread is None:
         places[torch.device("cpu")] = need.weights  # there it is laid out first
     for where, size in places.items():
@@ -242,12 +252,12 @@ def _check_memory(
         ignored = os.environ.get(IGNORE, "") not in ("", "0")
         if free is not None and size > free and not ignored:
             raise ModelError(
-                f"{plan.name}: needs {in_words(size)} of memory on {where} in {shown}, "
+                f"{plan.name}: needs {in_words(size)} more memory on {where} in {shown}, "
                 f"{in_words(free)} are free; {_remedy(counts, free)}"
             )
     if spread is None or spread.device_map != "auto" or spread.max_memory is not None:
         return spread
-    return replace(spread, max_memory=_room(device, need.total))
+    return replace(spread, max_memory=_room(device, need.on_top(full=True)))
 
 
 def _room(device: torch.device, kept: int) -> dict[int | str, int | str] | None:
@@ -267,7 +277,7 @@ def _remedy(counts: Counts, free: int) -> str:
     choices = {"--dtype bf16": "bf16", "--dtype bf16 --bits 8": "8 bit"}
     choices["--dtype bf16 --bits 4"] = "4 bit"
     for flags, precision in choices.items():
-        need = memory(counts, precision).least
+        need = memory(counts, precision).on_top()
         if need <= free and counts.linear:
             return f"{flags} needs {in_words(need)}; {IGNORE}=1 tries it all the same"
     return (

@@ -340,10 +340,6 @@ class AVChat(nn.Module):
         load_weights(model, found.where, weights, restored=language is not None)
         if (found.folder / CARD_FILE).is_file():
             model.card = (found.folder / CARD_FILE).read_text(encoding="utf-8")
-        if found.adapter is not None and spread is not None:
-            raise ModelError(
-                f"{found.adapter}: adapters cannot be offloaded; avchat merge folds them in"
-            )
         if found.adapter is not None:
             model.language = load_lora(model.language, found.adapter, trainable=trainable)
         elif trainable and adapters and config.language.lora is not None:

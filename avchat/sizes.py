@@ -91,6 +91,13 @@ class Memory:
         """Return what a conversation that fills the context needs."""
         return self.least + self.cache
 
+    def on_top(self, *, full: bool = False) -> int:
+        """Return what a process needs that has imported the libraries already, as this one has.
+
+        Args: full: with a full context.
+        """
+        return (self.total if full else self.least) - self.process
+
     def to_dict(self) -> dict[str, int]:
         """Return bytes by part, with their sums, ready for JSON."""
         sums = {"weights": self.weights, "least": self.least, "total": self.total}

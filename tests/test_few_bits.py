@@ -92,6 +92,8 @@ def test_what_cannot_be_offloaded_is_refused(tmp_path: Path) -> None:
     build_based(tmp_path / "phi").save_pretrained(tmp_path / "adapted")
     with pytest.raises(ModelError, match="adapters cannot be offloaded; avchat merge"):
         AVChat.from_pretrained(tmp_path / "adapted", spread=spread)
+    with pytest.raises(ModelError, match="offloaded cannot be trained"):
+        AVChat.from_pretrained("timeline", spread=spread, trainable=True)
 
 
 @torch.no_grad()
@@ -178,3 +180,5 @@ def test_bits_without_bitsandbytes_name_the_command(
     monkeypatch.setattr("avchat.language.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="4 bit needs bitsandbytes: pip install bitsandbytes"):
         AVChat.from_pretrained(saved, bits=4)
+    with pytest.raises(ModelError, match="bits must be 4 or 8, not 3"):
+        AVChat.from_pretrained(saved, bits=3)

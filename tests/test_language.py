@@ -19,8 +19,8 @@ from avchat.language import (
     load_tokenizer,
     merge_lora,
     save_lora,
-    train_tokenizer,
 )
+from avchat.tokenizer import train_tokenizer
 
 PHI = PhiConfig(
     vocab_size=360,
