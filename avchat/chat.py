@@ -11,17 +11,17 @@ from threading import Event
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from avchat.decoding import Said, Thread, decode, picker
+from avchat.decoding import Said, Spoken, Thread, decode, picker
 from avchat.encoders import SENSES, STATES_HZ, Sense
+from avchat.evidence import Evidence, conditions, weigh
 from avchat.media import Media, load_media
 from avchat.model import AVChat
 from avchat.prompt import PromptError, Turn, check_budget
-
-SILENCE = 1e-4  # peak of a sound track, of 1.0, below which nothing can be heard
+from avchat.spoken import fitting, seconds, spoken
+from avchat.transcripts import Line, Transcriber, audible, vtt
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What an answer rests on; `excerpts` only where windows of a long file were chosen."""
+    """What an answer rests on; `excerpts` only where windows of a long file were chosen,
+    `transcript` (WebVTT, whole) only where one was asked for and the sound was used.
+    """
 
     answer: str
     model: str
@@ -81,13 +83,14 @@ class Receipt:
     timing: Timing
     warnings: tuple[str, ...]
     excerpts: tuple[Excerpt, ...] = ()
+    transcript: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, as `avchat chat --json` prints it; `excerpts` where there are any."""
+        """Return plain data, as `avchat chat --json` prints it; the last fields where they are."""
         data = {**asdict(self), "warnings": list(self.warnings)}
-        if not data.pop("excerpts"):
-            return data
-        return {**data, "excerpts": [asdict(excerpt) for excerpt in self.excerpts]}
+        excerpts, transcript = list(data.pop("excerpts")), data.pop("transcript")
+        data |= {"excerpts": excerpts} if excerpts else {}
+        return data | ({} if transcript is None else {"transcript": transcript})
 
 
 class Conversation:
@@ -97,12 +100,21 @@ class Conversation:
     conversation: each sense sees all earlier questions and answers.
     """
 
-    def __init__(self, model: AVChat, media: Media | Sequence[Media], media_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: AVChat,
+        media: Media | Sequence[Media],
+        media_s: float = 0.0,
+        transcript: Transcriber | None = None,
+    ) -> None:
         """Encode a decoded clip, or some parts of a file in their order; PromptError when the
         tokens do not fit the model's context.
+
+        Args: transcript: what writes down what is said, for the prompt: `model.transcriber`, or
+        another Whisper; None: the model hears by its own audio tokens alone.
         """
         start = perf_counter()
-        self.model = model
+        self.model, self.transcriber = model, transcript
         self.media = (media,) if isinstance(media, Media) else tuple(media)
         self.receipt: Receipt | None = None
         inputs = [model.prepare(part) for part in self.media]
@@ -111,7 +123,8 @@ class Conversation:
         with torch.inference_mode():
             self.features = model.encode(inputs)
         self._spent = (media_s, perf_counter() - start)  # until the first answer takes it over
-        self._turns: list[tuple[int, ...]] = []  # ids of each question with its answer
+        self._lines: tuple[Line, ...] | None = None  # all of the transcript, once it is there
+        self._turns: list[Spoken] = []
         self._threads: dict[Sense, Thread] = {}
         self._running: Generator[str, None, None] | None = None
 
@@ -125,17 +138,18 @@ class Conversation:
         start: float | None = None,
         end: float | None = None,
         isolate: bool = False,
+        transcript: Transcriber | None = None,
     ) -> "Conversation":
         """Decode a file, or its part from `start` to `end` seconds, and encode it.
 
         Args: frames: None for as many as the model was trained with; isolate: decode in a worker
-        process, which a damaged file cannot take down with it.
+        process, which a damaged file cannot take down with it; transcript: see `Conversation`.
         """
         began = perf_counter()
         media = load_media(
             path, frames=frames or model.config.frames, start=start, end=end, isolate=isolate
         )
-        return cls(model, media, media_s=perf_counter() - began)
+        return cls(model, media, media_s=perf_counter() - began, transcript=transcript)
 
     def ask(
         self,
@@ -148,7 +162,8 @@ class Conversation:
         max_new_tokens: int = 64,
         stop: Event | None = None,
     ) -> Iterator[str]:
-        """Answer a question, piece by piece. PromptError, at once, says why it cannot be asked.
+        """Answer a question, piece by piece. PromptError, at once, says why it cannot be asked,
+        TranscriptError why there is no transcript.
 
         Args: sense: what the model may use; temperature: 0 takes the likeliest token; top_p: sample
         from the likeliest tokens that hold this much probability; stop: set it to end the answer.
@@ -162,14 +177,44 @@ class Conversation:
         if self._running is not None:
             self._running.close()  # an answer that nobody read to its end
         question = self.model.prompt.turn(Turn(text), first=not self._turns).ids
-        parts = [part.only(sense) for part in self.features]
-        thread = self._threads.get(sense) or Thread(self.model, parts)
-        ids = [*thread.prefix, *(token for turn in self._turns for token in turn), *question]
+        thread = self._thread(sense, self.num_said + len(question))
+        ids = [*thread.prefix, *(token for turn in self._turns for token in turn.ids), *question]
         check_budget(ids, self.model.context)
         room = min(max_new_tokens, self.model.context - len(ids))
         said = Said(thread, sense, ids, len(question), room)
         self._running = self._stream(said, pick, stop)
         return self._running
+
+    def lines(self, sense: Sense) -> tuple[Line, ...] | None:
+        """Return what is said in the clip, written down when first asked for; None where no
+        transcript is wanted or the sense has no sound.
+        """
+        heard = sense in ("both", "sound") and any(part.has_audio for part in self.media)
+        if self.transcriber is None or not heard:
+            return None
+        if self._lines is None:
+            began = perf_counter()
+            self._lines = spoken(self.media, self.transcriber)
+            media_s, encode_s = self._spent
+            self._spent = (media_s, encode_s + perf_counter() - began)
+        return self._lines
+
+    def _thread(self, sense: Sense, talk: int) -> Thread:
+        """Take up the thread of a sense, or begin one; `talk` tokens must fit beside its prefix.
+
+        A transcript gives way to a talk that has outgrown it: what it leaves is computed anew.
+        """
+        kept = self._threads.get(sense)
+        if kept is not None and not (
+            kept.lines and len(kept.prefix) + talk + 1 > self.model.context
+        ):
+            return kept
+        parts, lines = [part.only(sense) for part in self.features], self.lines(sense)
+        if lines:
+            slots = [slot for part in parts for slot in self.model.plan(part)]
+            taken = len(self.model.prompt.media_prefix(slots).ids) + talk
+            lines = fitting(lines, self.model.prompt, taken, self.model.context)
+        return Thread(self.model, parts, lines)
 
     def after(self, other: "Conversation") -> "Conversation":
         """Go on from the questions and answers of a conversation about other parts."""
@@ -179,7 +224,32 @@ class Conversation:
     @property
     def num_said(self) -> int:
         """Count the tokens of all questions and answers so far."""
-        return sum(map(len, self._turns))
+        return sum(len(turn.ids) for turn in self._turns)
+
+    def evidence(self, turn: int = -1) -> Evidence:
+        """Weigh what an answer rests on, by taking the sound, the picture and both away from it.
+
+        What is computed for it is kept: later questions under these senses begin sooner.
+
+        Args: turn: 0 for the first answer, -1 for the last. Raises PromptError where there is no
+        such answer, or it has no words.
+        """
+        if self._running is not None:
+            self._running.close()
+        if not -len(self._turns) <= turn < len(self._turns):
+            raise PromptError(f"there is no answer {turn}: there are {len(self._turns)} so far")
+        asked = self._turns[turn]
+        if len(asked.answer) < 2:
+            raise PromptError("the answer is empty: there is nothing to weigh")
+        earlier = self._turns[: turn % len(self._turns)]
+        before = [token for turn in earlier for token in turn.ids]
+        senses = set(conditions(asked.sense).values())
+        threads = {sense: self._thread(sense, self.num_said) for sense in senses}
+        for sense in senses:  # after a failure the next question builds them anew
+            self._threads.pop(sense, None)
+        found = weigh(threads, asked.sense, before, asked.question, asked.answer[:-1])
+        self._threads |= threads
+        return found
 
     def _stream(
         self, said: "Said", pick: Callable[[Tensor], int], stop: Event | None
@@ -215,8 +285,9 @@ class Conversation:
         """Put a turn in the conversation. One that was stopped before its first word never was."""
         self._spent = (0.0, 0.0)
         if said.ids or said.ended:
-            question = said.prompt[len(said.prompt) - said.num_question :]
-            self._turns.append((*question, *said.ids, self.model.prompt.end_id))
+            question = tuple(said.prompt[len(said.prompt) - said.num_question :])
+            answer = (*said.ids, self.model.prompt.end_id)
+            self._turns.append(Spoken(question, answer, said.sense))
             self._threads[said.sense] = said.thread
 
     def _receipt(self, said: "Said", timing: Timing) -> Receipt:
@@ -226,6 +297,7 @@ class Conversation:
         frames = sum(len(part.frame_times_s) for part in parts)
         seen_s = sum(part.duration_s for part in parts if part.frame_times_s)
         heard_s = sum(part.num_states for part in parts) / STATES_HZ
+        lines = self.lines(said.sense)
         return Receipt(
             answer=said.text().strip(),
             model=self.model.config.name,
@@ -234,6 +306,7 @@ class Conversation:
             tokens=TokenCounts(visual, audio, len(said.prompt) - visual - audio, len(said.ids)),
             timing=timing,
             warnings=tuple(self._warnings(said)),
+            transcript=None if lines is None else vtt(lines),
         )
 
     def _warnings(self, said: "Said") -> Iterator[str]:
@@ -242,13 +315,23 @@ class Conversation:
         has_video = any(part.has_video for part in self.media)
         has_audio = any(part.has_audio for part in self.media)
         looked, listened = said.sense in ("both", "picture"), said.sense in ("both", "sound")
-        seen, heard = looked and has_video, listened and has_audio
+        seen = looked and has_video
+        heard = listened and has_audio and self.model.config.hears
         if looked and not seen:
             yield "this file has no picture: nothing was seen"
-        if listened and not heard:
+        if listened and not has_audio:
             yield "this file has no sound track: nothing was heard"
-        if heard and max(map(_peak, self.media)) < SILENCE:
+        elif listened and not heard:
+            told = "it was read as a transcript" if self.transcriber else "--transcript reads it"
+            yield f"this model was never taught to hear: the sound was not used ({told})"
+        if heard and not any(audible(part.waveform) for part in self.media):
             yield "the sound track of this part is silent"
+        lines, given = self.lines(said.sense), said.thread.lines
+        if lines and (given is None or len(given) < len(lines)):
+            yield (
+                "the transcript did not fit the model's context: it was given "
+                f"{seconds(given):.1f} of {seconds(lines):.1f} s of speech"
+            )
         if not looked and has_video:
             yield "the picture was switched off for this question"
         if not listened and has_audio:
@@ -259,7 +342,3 @@ class Conversation:
             yield f"the answer was cut after {said.room} tokens"
         if self.model.config.notice:
             yield self.model.config.notice
-
-
-def _peak(media: Media) -> float:
-    return float(np.abs(media.waveform).max(initial=0.0))

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tqdm import tqdm
 from tyro.conf import Positional, arg
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from avchat.chat import Conversation
     from avchat.excerpts import LongConversation
     from avchat.model import AVChat
+    from avchat.transcripts import Transcriber
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,16 @@ auto, the one that comes with the model"""
     """with a temperature: the same seed gives the same answer"""
     max_new_tokens: int = 256
     """the longest answer, in tokens"""
+    evidence: bool = False
+    """also say what the answer rests on: the sound, the picture, both, or the question alone"""
+    transcript: bool = False
+    """have what is said written down by the model's own Whisper, and answer from that, too"""
+    whisper: Annotated[str | None, arg(metavar="WHISPER")] = None
+    """the same by another Whisper: a published name, such as base, or a .pt file"""
+    vtt: Annotated[Path | None, arg(metavar="FILE")] = None
+    """write the transcript as WebVTT"""
+    overwrite: bool = False
+    """with --vtt: replace a file that is there already"""
     json: bool = False
     """print one JSON object: the answer, what was seen and heard, tokens, seconds"""
 
@@ -83,10 +94,26 @@ def _check(verb: Chat) -> None:
         raise InputError("the question is empty")
     if verb.frames is not None and verb.frames < 1:
         raise InputError(f"--frames must be at least 1, not {verb.frames}")
+    if verb.vtt is not None:
+        _check_vtt(verb.vtt, verb)
     try:
         probe(verb.video, isolate=True)
     except MediaError as error:
         raise InputError(str(error)) from error
+
+
+def _check_vtt(out: Path, verb: Chat) -> None:
+    """Find what is wrong with the file for a transcript before there is one."""
+    if verb.sense == "picture":
+        raise InputError("--vtt needs what is heard: it does not go with --sense picture")
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: there is no folder {out.parent}")
+    if out.is_dir():
+        raise InputError(f"{out}: this is a folder, not a file")
+    if out.exists() and verb.video.exists() and out.samefile(verb.video):
+        raise InputError(f"{out}: this is the source; name another file")
+    if out.exists() and not verb.overwrite:
+        raise InputError(f"{out}: there is such a file already; --overwrite replaces it")
 
 
 def _open(verb: Chat) -> "Conversation | LongConversation":
@@ -96,19 +123,33 @@ def _open(verb: Chat) -> "Conversation | LongConversation":
         from avchat.media import MediaError
         from avchat.model import AVChat
         from avchat.prompt import PromptError
+        from avchat.transcripts import TranscriptError
 
         try:
             model = AVChat.from_pretrained(verb.model)
-            if talk := _open_long(verb, model):
+            transcript = _transcriber(verb, model)
+            if talk := _open_long(verb, model, transcript):
                 return talk
-            return model.open(
-                verb.video, frames=verb.frames, start=verb.start, end=verb.end, isolate=True
-            )
-        except (ModelError, MediaError, PromptError) as error:
+            part = {"frames": verb.frames, "start": verb.start, "end": verb.end}
+            return model.open(verb.video, isolate=True, transcript=transcript, **part)
+        except (ModelError, MediaError, PromptError, TranscriptError) as error:
             raise InputError(str(error)) from error
 
 
-def _open_long(verb: Chat, model: "AVChat") -> "LongConversation | None":
+def _transcriber(verb: Chat, model: "AVChat") -> "Transcriber | None":
+    """Choose what transcribes, where that is wanted, and load it before the file is decoded."""
+    from avchat.media import probe
+    from avchat.transcripts import Transcriber
+
+    if not verb.transcript and verb.whisper is None and verb.vtt is None:
+        return None
+    chosen = model.transcriber if verb.whisper is None else Transcriber(verb.whisper)
+    return chosen.load() if probe(verb.video, isolate=True).has_audio else chosen
+
+
+def _open_long(
+    verb: Chat, model: "AVChat", transcript: "Transcriber | None"
+) -> "LongConversation | None":
     """Embed a long file window by window, where a lookup head is wanted; else None."""
     from avchat.config import PRESETS
     from avchat.excerpts import LongConversation, is_long
@@ -127,7 +168,14 @@ def _open_long(verb: Chat, model: "AVChat") -> "LongConversation | None":
             bar.total = total
             bar.update()
 
-        return LongConversation(model, load_head(head), verb.video, isolate=True, progress=progress)
+        return LongConversation(
+            model,
+            load_head(head),
+            verb.video,
+            isolate=True,
+            progress=progress,
+            transcript=transcript,
+        )
 
 
 def _answer(verb: Chat, conversation: "Conversation | LongConversation", question: str) -> None:
@@ -151,11 +199,43 @@ def _answer(verb: Chat, conversation: "Conversation | LongConversation", questio
             print(piece, end="", flush=True)
     receipt = conversation.receipt
     assert receipt is not None, "an answer that was read to its end has a receipt"
+    if not verb.json:
+        print(flush=True)
+        say(in_words(receipt, conversation.model.config.notice))
+    found = _weigh(verb, conversation)
     if verb.json:
-        print(json.dumps(receipt.to_dict()))
+        weighed = {"evidence": found} if verb.evidence else {}
+        print(json.dumps({**receipt.to_dict(), **weighed}))
+    elif found is not None:
+        say(f"Evidence: {found['says']}.")
+    if verb.vtt is not None:
+        _write_vtt(verb.vtt, receipt.transcript)
+
+
+def _weigh(verb: Chat, conversation: "Conversation | LongConversation") -> dict[str, Any] | None:
+    """Weigh the last answer where that is wanted and it has words."""
+    from avchat.prompt import PromptError
+
+    if not verb.evidence:
+        return None
+    try:
+        return conversation.evidence().to_dict()
+    except PromptError as error:
+        say(f"note: {error}")
+        return None
+
+
+def _write_vtt(out: Path, transcript: str | None) -> None:
+    """Write the transcript; of a long file, that of the parts the last answer rests on."""
+    from avchat.export import ExportError, write_text
+
+    if transcript is None:
+        say(f"{out} was not written: there was nothing to listen to")
         return
-    print(flush=True)
-    say(in_words(receipt, conversation.model.config.notice))
+    try:
+        write_text(out, transcript, overwrite=True)  # checked before the first question
+    except ExportError as error:
+        raise InputError(str(error)) from error
 
 
 def _typed() -> Iterator[str]:

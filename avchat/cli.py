@@ -1,5 +1,5 @@
-"""The command line: `avchat chat | index | find | moments | library | data | merge | push | world |
-doctor | demo`.
+"""The command line: `avchat chat | index | find | moments | library | data | merge | import |
+push | world | doctor | demo`.
 
 A verb is a dataclass, from which tyro makes the flags and `--help`. Answers and JSON go to stdout,
 everything else to stderr. Exit codes: 0 done, 2 the input is at fault (one line that begins
@@ -29,7 +29,7 @@ from avchat.data_cli import Check, Convert, DataVerb, Split
 from avchat.index_cli import Index
 from avchat.input_error import InputError, in_one_line, one_line, say
 from avchat.lookup_cli import Find, LibraryVerb
-from avchat.model_cli import Merge, Push
+from avchat.model_cli import Import, Merge, Push
 from avchat.moments_cli import Moments, moments
 
 
@@ -73,6 +73,7 @@ Verb = (
     | Annotated[Moments, subcommand("moments")]
     | Annotated[DataVerb, subcommand("data", description=data_cli.__doc__)]
     | Annotated[Merge, subcommand("merge")]
+    | Annotated[Import, subcommand("import")]
     | Annotated[Push, subcommand("push")]
     | Annotated[World, subcommand("world")]
     | Annotated[Doctor, subcommand("doctor")]
@@ -178,6 +179,7 @@ RUN: dict[type, Callable[[Any], None]] = {
     Convert: data_cli.convert,
     Split: data_cli.split,
     Merge: model_cli.merge,
+    Import: model_cli.import_,
     Push: model_cli.push,
     World: world,
     Doctor: doctor,

@@ -107,6 +107,10 @@ class PromptConfig:
     slot_time: str = " {:.2f}s"  # time on the file's clock, before the tokens of a slot
     no_picture: str = " no picture"
     no_sound: str = " no sound"
+    # a transcript, where one is asked for: it follows the media, a line with its seconds each
+    transcript: str = "\nTranscript of the speech (seconds):\n"
+    transcript_line: str = "[{:.1f}-{:.1f}] {}\n"
+    no_speech: str = " no speech"  # instead, where nothing is said
     after_media: str = ""  # after the media; a conversation without media does not have it
     first_question: str = ""  # between the media and the first question
     next_question: str = ""  # before each later question
@@ -130,6 +134,8 @@ class Config:
     prompt: PromptConfig
     frames: int = 16  # frames sampled from a clip, and time slots of a clip without a picture
     notice: str = ""
+    # False: the audio projector was never trained. Sound is not encoded until a run trains it.
+    hears: bool = True
 
     def __post_init__(self) -> None:
         for part in ("vision", "audio", "language"):

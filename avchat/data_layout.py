@@ -12,8 +12,9 @@ from threading import Lock
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
+from avchat.checkpoints import read_checkpoint
 from avchat.config import PRESETS, Config, ModelError
 from avchat.encoders import (
     AudioEncoder,
@@ -33,7 +34,7 @@ from avchat.language import base_config, context_length, load_tokenizer
 from avchat.media import Media
 from avchat.projectors import Slot, plan
 from avchat.prompt import Prompt
-from avchat.saved import TOKENIZER_FOLDER, find_checkpoint, is_unbundled, read_weights
+from avchat.saved import find_checkpoint, is_unbundled
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Layout:
             reason = str(error).splitlines()[0]
             raise ModelError(f"{self.config.name}: an encoder is not here ({reason})") from error
         if self.folder is not None:
-            weights = read_weights(self.folder)
+            weights = read_checkpoint(self.folder).weights()
             load_part(vision, "vision.", weights)
             load_part(audio, "audio.", weights)
         vision, audio = vision.eval(), audio.eval()
@@ -105,21 +106,25 @@ def load_layout(name: str) -> Layout:
     """Find how a model lays out conversations: a preset, a folder or a Hub id; else ModelError."""
     try:
         if is_unbundled(name):
-            config, folder = PRESETS[name], None
+            config, folder, architecture = PRESETS[name], None, None
             tokenizer = load_tokenizer(config.language.hub, config.language.revision)
         else:
             folder = find_checkpoint(name)
-            config, tokenizer = Config.load(folder), load_tokenizer(folder / TOKENIZER_FOLDER)
-        context, patches = context_of(config), patches_of(config)
+            found = read_checkpoint(folder)
+            config, tokenizer = found.config, load_tokenizer(found.tokenizer)
+            architecture = found.architecture
+        context, patches = context_of(config, architecture), patches_of(config)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"{name}: a part could not be loaded ({reason})") from error
     return Layout(config, Prompt(config.prompt, tokenizer), context, patches, folder)
 
 
-def context_of(config: Config) -> int:
-    """Tell a language model's context, in tokens."""
+def context_of(config: Config, architecture: PreTrainedConfig | None = None) -> int:
+    """Tell a language model's context, in tokens. Args: architecture: where it is at hand."""
     language = config.language
+    if architecture is not None:
+        return context_length(architecture)
     if language.inline is not None:
         return context_length(AutoConfig.for_model(**language.inline))
     return context_length(base_config(language))

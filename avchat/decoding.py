@@ -3,7 +3,7 @@
 Enters: token ids and encoded media. Leaves: logits of the next token, computed from the keys and
 values that are kept, and tokens picked from them.
 
-Legend: V vocabulary.
+Legend: V vocabulary, H heads, D width of a head.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,15 +17,19 @@ from transformers import DynamicCache
 from avchat.encoders import Features, Sense
 from avchat.model import AVChat
 from avchat.prompt import PromptError
+from avchat.transcripts import Line
 
 
 class Thread:
     """The conversation as the model holds it under one sense: ids and their keys and values."""
 
-    def __init__(self, model: AVChat, parts: list[Features]) -> None:
-        self.model, self.parts = model, parts
+    def __init__(
+        self, model: AVChat, parts: list[Features], lines: Sequence[Line] | None = None
+    ) -> None:
+        """Args: lines: of the transcript, as they are given to the model; None without one."""
+        self.model, self.parts, self.lines = model, parts, lines
         self.slots = [slot for part in parts for slot in model.plan(part)]
-        self.prefix = model.prompt.media_prefix(self.slots).ids
+        self.prefix = model.prompt.media_prefix(self.slots, lines).ids
         self.ids: list[int] = []
         self.cache = DynamicCache()
 
@@ -42,6 +46,25 @@ class Thread:
         ).logits
         self.ids += ids
         return self.model.sayable(logits[0, -1]).float()
+
+    def kept(self, length: int) -> list[tuple[Tensor, Tensor]]:
+        """Return each layer's keys and values [1, H, length, D] of the first tokens."""
+        layers = self.cache.layers
+        return [(layer.keys[..., :length, :], layer.values[..., :length, :]) for layer in layers]
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A turn that is over: ids of the question, and of the answer with its end."""
+
+    question: tuple[int, ...]
+    answer: tuple[int, ...]
+    sense: Sense
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Return the turn as later turns see it."""
+        return self.question + self.answer
 
 
 @dataclass

@@ -39,6 +39,7 @@ class InputSpec:
     resample: str
     num_mels: int
     window_states: int
+    hears: bool = True  # False: sound is left out
 
     @property
     def window_samples(self) -> int:
@@ -181,6 +182,13 @@ def build_audio(config: AudioConfig) -> AudioEncoder:
     return AudioEncoder(load_encoder(str(config.hub), config.revision))
 
 
+def deaf_audio() -> AudioEncoder:
+    """Build an encoder of no layers, which hears nothing: it stands where a Whisper would, which a
+    model that was never taught to hear need not fetch.
+    """
+    return AudioEncoder(WhisperEncoder(n_mels=80, n_ctx=1500, n_state=8, n_head=1, n_layer=0))
+
+
 def input_spec(vision: VisionEncoder, audio: AudioEncoder, config: VisionConfig) -> InputSpec:
     """Collect how two encoders want their input."""
     return InputSpec(
@@ -223,11 +231,11 @@ def log_mels(waveform: np.ndarray | Tensor, spec: InputSpec) -> Tensor:
 
 def prepare(media: Media, spec: InputSpec) -> Inputs:
     """Make one decoded clip ready for the encoders."""
-    has_picture, has_sound = len(media.frames) > 0, len(media.waveform) > 0
+    has_picture, has_sound = len(media.frames) > 0, spec.hears and len(media.waveform) > 0
     return Inputs(
         pixels=preprocess_frames(media.frames, spec) if has_picture else None,
         mels=log_mels(media.waveform, spec) if has_sound else None,
-        num_states=-(-len(media.waveform) // STATE_SAMPLES),
+        num_states=-(-len(media.waveform) // STATE_SAMPLES) if has_sound else 0,
         frame_times_s=tuple(float(time) for time in media.frame_times_s) if has_picture else (),
         start_s=float(media.start_s),
         duration_s=float(media.duration_s),

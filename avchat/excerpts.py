@@ -16,17 +16,20 @@ import numpy as np
 
 from avchat.chat import Conversation, Excerpt, Receipt
 from avchat.encoders import Sense
+from avchat.evidence import Evidence
 from avchat.heads import Head, Vectors
 from avchat.media import Media, MediaError, MediaInfo, probe
 from avchat.model import AVChat
 from avchat.parts import load_parts
-from avchat.prompt import Turn
+from avchat.prompt import PromptError, Turn
+from avchat.spoken import SPARE
+from avchat.transcripts import Transcriber
 from avchat.windows import Window, cut_windows
 
 SPARSE_S = 4.0  # seconds between two frames from which on a file counts as long: our choice
 MOST = 4  # windows, however many would fit: our choice
 TOGETHER = 8  # windows decoded by one process and embedded at once
-SPARE = 0.25  # of the context is left to questions and answers
+SPEECH = 0.25  # of the context is left to a transcript, where one is wanted: our choice
 
 
 def is_long(info: MediaInfo, model: AVChat) -> bool:
@@ -50,13 +53,16 @@ class LongConversation:
         most: int = MOST,
         isolate: bool = False,
         progress: Callable[[int, int], None] | None = None,
+        transcript: Transcriber | None = None,
     ) -> None:
         """Embed a file window by window; those that cannot be decoded are left out with a warning.
 
         Args: window_s: None: what the head knows best; progress: is told how many windows of how
-        many are done. Raises MediaError where nothing can be decoded.
+        many are done; transcript: writes down what is said in the windows that are chosen, see
+        `Conversation`. Raises MediaError where nothing can be decoded.
         """
         self.model, self.head, self.path = model, head, Path(path)
+        self.transcriber = transcript
         self.most, self.isolate = most, isolate
         self.excerpts: tuple[Excerpt, ...] = ()
         began = perf_counter()
@@ -99,7 +105,8 @@ class LongConversation:
             began = perf_counter()
             parts = self._look(chosen)
             took = self._spent_s + perf_counter() - began
-            fresh, self._spent_s = Conversation(self.model, parts, media_s=took), 0.0
+            fresh = Conversation(self.model, parts, media_s=took, transcript=self.transcriber)
+            self._spent_s = 0.0
             self._talk = fresh if self._talk is None else fresh.after(self._talk)
             self._shown = chosen
         self.excerpts = tuple(
@@ -117,6 +124,12 @@ class LongConversation:
         warnings = (*self.warnings, *told.warnings)
         return replace(told, excerpts=self.excerpts, warnings=warnings)
 
+    def evidence(self, turn: int = -1) -> Evidence:
+        """Weigh an answer about the parts now in view, as `Conversation.evidence` does."""
+        if self._talk is None:
+            raise PromptError("there is no answer yet")
+        return self._talk.evidence(turn)
+
     def scores(self, text: str, sense: Sense = "both") -> np.ndarray:
         """Score each window by its likeness to a text, -1..1; -1 where the sense is absent."""
         query = self.head.texts([text])[0]
@@ -131,7 +144,8 @@ class LongConversation:
             [media] = self._look([0])
             slots = self.model.plan(self.model.prepare(media))
             self._each = len(self.model.prompt.media_prefix(slots).ids)
-        room = (1 - SPARE) * self.model.context - said - asked
+        spare = SPARE + (SPEECH if self.transcriber is not None else 0.0)
+        room = (1 - spare) * self.model.context - said - asked
         return max(1, min(self.most, int(room // self._each)))
 
     def _look(self, numbers: list[int]) -> list[Media]:

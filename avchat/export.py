@@ -13,7 +13,7 @@ from pathlib import Path
 
 from avchat.media import MediaInfo
 from avchat.moments import Span
-from avchat.transcripts import Line
+from avchat.transcripts import Line, vtt
 
 RECORD_START_S = 3600  # edit lists begin their record at one hour, by custom
 DEFAULT_FPS = 25.0  # of files that do not say: sound files
@@ -96,23 +96,6 @@ def write_chapters(
 def write_subtitles(out: str | Path, lines: Sequence[Line], *, overwrite: bool = False) -> None:
     """Write a transcript as WebVTT."""
     write_text(Path(out), vtt(lines), overwrite)
-
-
-def vtt(lines: Sequence[Line]) -> str:
-    """Turn lines into WebVTT. What would end a cue or begin a tag in it is escaped."""
-    parts = ["WEBVTT\n"]
-    for number, line in enumerate(lines, 1):
-        text = " ".join(line.text.split()).replace("&", "&amp;").replace("<", "&lt;")
-        text = text.replace(">", "&gt;")  # "-->" would be read as a timing
-        parts.append(f"{number}\n{vtt_time(line.start)} --> {vtt_time(line.end)}\n{text}\n")
-    return "\n".join(parts)
-
-
-def vtt_time(seconds: float) -> str:
-    """Write seconds as 01:02:03.456."""
-    total = round(seconds * 1000)
-    minutes, rest = divmod(total, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
 
 
 def frames_of(seconds: float, fps: float) -> int:

@@ -25,7 +25,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, SiglipModel
 from transformers.utils import logging
 
-from avchat.config import PRESETS, Config, ModelError
+from avchat.checkpoints import read_checkpoint
+from avchat.config import PRESETS, ModelError
 from avchat.encoders import (
     InputSpec,
     build_audio,
@@ -37,7 +38,7 @@ from avchat.encoders import (
 )
 from avchat.media import Media
 from avchat.patches import SIDE, pixel_clip
-from avchat.saved import ASSETS, find_checkpoint, fingerprint, read_weights
+from avchat.saved import ASSETS, find_checkpoint, fingerprint
 from avchat.vlsa import VLSA, Embeddings
 
 BUNDLED = ASSETS / "heads"  # a folder for each
@@ -126,9 +127,10 @@ class VlsaHead:
 
     def _load_encoders(self, base: str, wanted: str | None) -> None:
         folder = find_checkpoint(base)
-        config = Config.load(folder)
+        found = read_checkpoint(folder)
+        config = found.config
         self.vision, self.audio = build_vision(config.vision), build_audio(config.audio)
-        weights = read_weights(folder)
+        weights = found.weights()
         for prefix, encoder in (("vision.", self.vision), ("audio.", self.audio)):
             own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
             if own:  # encoders of the Hub are not in our checkpoints

@@ -20,13 +20,11 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as logs
 
 from avchat.config import ConfigError, LanguageConfig, LoraConfig
@@ -160,14 +158,17 @@ def ends_of(model: nn.Module) -> tuple[int, ...]:
 
 
 def restore_language(
-    folder: Path, weights: dict[str, torch.Tensor], *, dtype: torch.dtype, bits: Bits | None = None
+    architecture: PreTrainedConfig,
+    weights: dict[str, torch.Tensor],
+    *,
+    dtype: torch.dtype,
+    bits: Bits | None = None,
 ) -> PreTrainedModel:
-    """Build a language model from the architecture in a folder and all of its weights.
+    """Build a language model from its architecture and all of its weights.
 
     Raises:
         ConfigError: weights are missing, of another shape, or some that it does not have.
     """
-    architecture = AutoConfig.from_pretrained(str(folder))
     with torch.device("meta"):
         kind = type(AutoModelForCausalLM.from_config(architecture))
     try:
@@ -180,12 +181,12 @@ def restore_language(
             output_loading_info=True,
         )
     except RuntimeError as error:
-        raise ConfigError(f"{folder}: does not fit the weights ({error})") from error
-    if (folder / GENERATION_CONFIG_NAME).is_file():
-        model.generation_config = GenerationConfig.from_pretrained(str(folder))
+        raise ConfigError(f"the language model does not fit its weights ({error})") from error
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if wrong:
-        raise ConfigError(f"{folder}: {len(wrong)} weights missing or unknown ({wrong[0]}, ...)")
+        raise ConfigError(
+            f"the language model: {len(wrong)} weights missing or unknown ({wrong[0]}, ...)"
+        )
     return model
 
 
@@ -193,10 +194,9 @@ def save_architecture(model: nn.Module, folder: Path) -> None:
     """Save what `restore_language` builds a model from, beside its weights."""
     architecture = copy.deepcopy(model.config)
     architecture.dtype = model.get_input_embeddings().weight.dtype
+    # where its own generation ends is often more than what its configuration says
+    architecture.eos_token_id = model.generation_config.eos_token_id
     architecture.save_pretrained(str(folder))
-    # no more of it: how to sample may be published in a form that is refused when saved
-    ends = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
-    ends.save_pretrained(str(folder))
 
 
 def base_dtype(config: LanguageConfig) -> torch.dtype:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from avchat import __version__
 from avchat.card import merged_card, plain_card
+from avchat.checkpoints import read_checkpoint
 from avchat.config import CONFIG_FILE, LoraConfig, ModelError
 from avchat.language import base_dtype, has_lora, is_quantised
 from avchat.model import AVChat
@@ -79,7 +80,7 @@ def merge(source: str, target: Path, precision: Precision = "as-is") -> Merged:
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise ModelError(f"{target}: there is something already; name another folder")
     folder = find_checkpoint(source)
-    model = AVChat.from_pretrained(folder, device="cpu", dtype=torch.float32)
+    model = AVChat.from_pretrained(source, device="cpu", dtype=torch.float32)
     lora = model.config.language.lora
     if not has_lora(model.language) or lora is None:
         raise ModelError(f"{source}: no adapters, so there is nothing to merge")
@@ -96,7 +97,7 @@ def merge(source: str, target: Path, precision: Precision = "as-is") -> Merged:
     if not folding <= TOLERANCE * largest:
         raise ModelError(f"{source}: merged, its logits would differ by {folding:g}")
     card = merged_card(model.card or plain_card(model.config), _note(source, lora, dtype, folding))
-    with _Beside(target) as new:
+    with Beside(target) as new:
         rounding = _write(model, new, card, dtype, before)
         size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
     name = str(dtype).removeprefix("torch.")
@@ -123,13 +124,14 @@ def _round(model: AVChat, dtype: torch.dtype) -> None:
         weight.data = weight.data.to(dtype)
 
 
-class _Beside:
+class Beside:
     """A folder beside the target, renamed into its place at the end, removed when that fails."""
 
     def __init__(self, target: Path) -> None:
         self.target, self.new = target, target.with_name(f"new-{target.name}")
 
     def __enter__(self) -> Path:
+        """Make the new folder, empty."""
         shutil.rmtree(self.new, ignore_errors=True)  # of a merge that was killed
         try:
             self.new.mkdir(parents=True)
@@ -138,6 +140,7 @@ class _Beside:
         return self.new
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        """Rename it into its place, or remove it."""
         if error is None:
             if self.target.is_dir():
                 self.target.rmdir()  # empty: looked at before
@@ -162,11 +165,11 @@ def _difference(one: Tensor, other: Tensor) -> float:
 
 def _stored_dtype(folder: Path, model: AVChat) -> torch.dtype:
     """Tell in which precision the weights are stored that the adapters are folded into."""
+    if read_checkpoint(folder).architecture is None:
+        return base_dtype(model.config.language)
     with safe_open(folder / WEIGHTS_FILE, "pt") as file:
-        for name in file.keys():
-            if name.startswith("language."):
-                return STORED.get(file.get_slice(name).get_dtype(), torch.float32)
-    return base_dtype(model.config.language)
+        name = next(name for name in file.keys() if name.startswith("language."))
+        return STORED.get(file.get_slice(name).get_dtype(), torch.float32)
 
 
 def _note(source: str, lora: LoraConfig, dtype: torch.dtype, folding: float) -> str:

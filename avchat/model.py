@@ -7,6 +7,7 @@ Legend: B rows, L tokens of a row, N media tokens, C trained columns, D width, V
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from avchat import projectors
 from avchat.card import plain_card
+from avchat.checkpoints import read_checkpoint
 from avchat.collate import Batch, block_mask
 from avchat.config import CONFIG_FILE, PRESETS, Config, ModelError
 from avchat.encoders import (
@@ -28,6 +30,7 @@ from avchat.encoders import (
     VisionEncoder,
     build_audio,
     build_vision,
+    deaf_audio,
     encode,
     input_spec,
     prepare,
@@ -60,8 +63,8 @@ from avchat.saved import (
     find_checkpoint,
     is_unbundled,
     own_prefixes,
-    read_weights,
 )
+from avchat.transcripts import Transcriber, TranscriptError
 from avchat.weights import language_of, own_weights, save_language_architecture
 
 if TYPE_CHECKING:
@@ -104,7 +107,7 @@ class AVChat(nn.Module):
         self.visual_projector, self.audio_projector = visual_projector, audio_projector
         self.language = language
         self.prompt = Prompt(config.prompt, tokenizer, ends_of(language))
-        self.spec = input_spec(vision, audio, config.vision)
+        self.spec = replace(input_spec(vision, audio, config.vision), hears=config.hears)
         self.context = context_length(language.config)
         self.window = window_of(language.config)
         self.num_tokens = 1 + max(tokenizer.get_vocab().values())
@@ -138,7 +141,8 @@ class AVChat(nn.Module):
             inline["vocab_size"] = len(tokenizer)
             config = replace(config, language=replace(config.language, inline=inline))
         vision = build_vision(config.vision).to(dtype)
-        audio = build_audio(config.audio)  # in fp32 always: Whisper's norms compute in no other
+        # in fp32 always: Whisper's norms compute in no other
+        audio = build_audio(config.audio) if config.hears else deaf_audio()
         language = language or build_language(config.language, dtype=dtype, bits=bits)
         for part, base in ((config.vision, vision), (config.audio, audio)):
             base.requires_grad_(part.hub is None)
@@ -146,15 +150,11 @@ class AVChat(nn.Module):
         width = language.get_input_embeddings().embedding_dim
         if lora and config.language.lora is not None:
             language = attach_lora(language, config.language.lora)
-        return cls(
-            _pinned(config),
-            vision,
-            audio,
+        heads = (
             VisualProjector(config.projector, vision.width, width, vision.num_patches),
-            AudioProjector(config.projector, audio.width, width),
-            language,
-            tokenizer,
+            AudioProjector(config.projector, audio.width, width).requires_grad_(config.hears),
         )
+        return cls(_pinned(config), vision, audio, *heads, language, tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -251,6 +251,35 @@ class AVChat(nn.Module):
 
         return Conversation.open(self, path, **options)
 
+    def learn_to_hear(self) -> None:
+        """Get the Whisper of a model that was never taught to hear, and a fresh audio projector,
+        which is about to be trained.
+        """
+        if self.config.hears:
+            return
+        self.config = config = replace(self.config, hears=True)
+        self.audio = build_audio(config.audio).requires_grad_(False).to(self.device)
+        width = self.language.get_input_embeddings().embedding_dim
+        self.audio_projector = AudioProjector(config.projector, self.audio.width, width)
+        self.audio_projector.to(self.device)
+        self.spec = input_spec(self.vision, self.audio, config.vision)
+
+    @cached_property
+    def transcriber(self) -> Transcriber:
+        """Return the Whisper that hears, with its own decoder, which is loaded when first needed.
+
+        It shares the weights of the encoder. One that was trained further has left its decoder
+        behind: there the whole published Whisper is loaded. TranscriptError where there is none.
+        """
+        name, device = self.config.audio.hub, str(self.device)
+        if name is None:
+            raise TranscriptError(
+                f"{self.config.name} hears with an encoder that no decoder goes with: name a "
+                "Whisper that transcribes (--whisper base, or a .pt file)"
+            )
+        lent = self.config.hears and not any(w.startswith("audio.") for w in self.changed)
+        return Transcriber(name, device, encoder=self.audio.whisper if lent else None)
+
     def merge(self) -> None:
         """Fold LoRA adapters into the language model, which is then saved whole."""
         self.language = merge_lora(self.language)
@@ -292,29 +321,30 @@ class AVChat(nn.Module):
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+        if dtype == torch.float16:
+            raise ModelError("float16 overflows in phi-2's attention: take bfloat16 or float32")
         try:
             if trainable and is_unbundled(str(name)):
                 base = PRESETS[str(name)]
                 return cls.from_config(base, dtype=dtype, bits=bits, lora=adapters).to(device)
-            folder = find_checkpoint(str(name))
-            config, tokenizer = Config.load(folder), load_tokenizer(folder / TOKENIZER_FOLDER)
-            weights, language = read_weights(folder), None
-            if (folder / LANGUAGE_FOLDER).is_dir():  # all of it is here: the base is not asked for
+            found = read_checkpoint(find_checkpoint(str(name)), Path(name).name)
+            config, weights, language = found.config, found.weights(), None
+            tokenizer = load_tokenizer(found.tokenizer)
+            if found.architecture is not None:  # all of it is here: the base is not asked for
                 whole = language_of(weights, "")
-                language = restore_language(folder / LANGUAGE_FOLDER, whole, dtype=dtype, bits=bits)
+                language = restore_language(found.architecture, whole, dtype=dtype, bits=bits)
             made = {"dtype": dtype, "bits": bits, "lora": False, "language": language}
             model = cls.from_config(config, tokenizer, **made)
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"{name}: a part could not be loaded ({reason})") from error
         if language is not None and bits is not None:
-            model.unquantised = folder
-        model._load_weights(folder / WEIGHTS_FILE, weights, restored=language is not None)
-        if (folder / CARD_FILE).is_file():
-            model.card = (folder / CARD_FILE).read_text(encoding="utf-8")
-        adapter = folder / ADAPTER_FOLDER
-        if adapter.is_dir():
-            model.language = load_lora(model.language, adapter, trainable=trainable)
+            model.unquantised = found.folder
+        model._load_weights(found.where, weights, restored=language is not None)
+        if (found.folder / CARD_FILE).is_file():
+            model.card = (found.folder / CARD_FILE).read_text(encoding="utf-8")
+        if found.adapter is not None:
+            model.language = load_lora(model.language, found.adapter, trainable=trainable)
         elif trainable and adapters and config.language.lora is not None:
             model.language = attach_lora(model.language, config.language.lora)
         return model.to(device).eval()

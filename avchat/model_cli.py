@@ -1,4 +1,5 @@
-"""Saved models: fold adapters in, upload. cli.py runs these verbs: `avchat merge | push`.
+"""Saved models: fold adapters in, take over, upload. cli.py runs them: `avchat merge | import |
+push`.
 
 Heavy imports stay inside.
 """
@@ -33,6 +34,18 @@ class Merge:
 
 
 @dataclass(frozen=True)
+class Import:
+    """Write a public checkpoint, Bunny's or Owlet's, in avchat's form; nothing is rounded."""
+
+    source: Annotated[str, Positional, arg(metavar="SRC")]
+    """a folder with the files as they are published, or a name on the Hub"""
+    target: Annotated[Path, Positional, arg(metavar="DST")]
+    """the folder to write; it must not be there yet, or be empty"""
+    json: bool = False
+    """print one JSON object: what was found and written"""
+
+
+@dataclass(frozen=True)
 class Push:
     """Upload a saved model to the Hugging Face Hub, as it is; a new repository is private."""
 
@@ -62,6 +75,22 @@ def merge(verb: Merge) -> None:
         f"largest difference of logits: {done.folding:.2g} by folding, {done.rounding:.2g} as "
         f"written in {done.dtype} (the largest logit is {done.largest_logit:.3g})"
     )
+
+
+def import_(verb: Import) -> None:
+    """Import; say what was found, and which bases are still fetched when the model is loaded."""
+    with _one_line():
+        from avchat.importing import import_model
+
+        done = import_model(verb.source, verb.target)
+    if verb.json:
+        print(json.dumps(asdict(done)))
+        return
+    print(f"{done.output}: {done.tensors} tensors, {done.bytes / 1e6:.1f} MB")
+    print("\n".join(done.found))
+    print("it hears" if done.hears else "no audio projector: it was never taught to hear")
+    if done.bases:
+        print(f"from elsewhere when it is loaded: {', '.join(done.bases)}")
 
 
 def push(verb: Push) -> None:

@@ -108,7 +108,9 @@ def plan(
         return _plan_timeline(clip, config, frames)
     end_s = clip.start_s + clip.duration_s
     num_frames = len(clip.frame_times_s)
-    visual = Slot(clip.start_s, end_s, None, num_frames + num_patches if num_frames else 0, 0)
+    # a still picture has its patches alone, as Bunny was taught (our choice: P1 speaks of video)
+    seen = num_patches + (num_frames if num_frames > 1 else 0) if num_frames else 0
+    visual = Slot(clip.start_s, end_s, None, seen, 0)
     audio = Slot(clip.start_s, end_s, None, 0, config.audio_tokens if clip.num_states else 0)
     return visual, audio
 
@@ -252,7 +254,8 @@ class VisualProjector(nn.Module):
         """Pool [G, T, P, D] to [G, N, D']."""
         if self.config.layout == "pooled":
             # Video-ChatGPT: one average a frame, then one average a patch
-            return torch.cat([visual.mean(2), visual.mean(1)], dim=1)
+            frames = visual.mean(2) if visual.shape[1] > 1 else visual[:, 0, :0]
+            return torch.cat([frames, visual.mean(1)], dim=1)
         clips, frames, _, width = visual.shape
         grid, cell = self.config.grid, self.side // self.config.grid
         if self.config.patches == "stack":

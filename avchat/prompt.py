@@ -2,6 +2,7 @@
 
 Training and chat call the same functions, so their ids are equal. Media come before the first turn:
 `opening, slots (time, visual, audio), words for what is missing, question, answer, question, ...`.
+A transcript, where one is asked for, stands between the words for what is missing and the question.
 A placeholder is an id that no tokenizer has (below zero): nobody can type one, and a published
 vocabulary need not grow. The model overwrites these rows with media tokens.
 """
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from avchat.config import PromptConfig
 from avchat.projectors import Slot
 from avchat.tokens import Piece, joined_ids, plain_ids, special_names, tail
+from avchat.transcripts import Line
 
 PICTURE_ID = -1
 SOUND_ID = -2
@@ -100,9 +102,11 @@ class Prompt:
         before = None if begins else tail(after, self._names)
         return joined_ids(self.tokenizer, pieces, self._names, before)
 
-    def media_prefix(self, slots: Sequence[Slot] | None) -> Segment:
+    def media_prefix(
+        self, slots: Sequence[Slot] | None, lines: Sequence[Line] | None = None
+    ) -> Segment:
         """Lay out what comes before the first question. Args: slots: None where there is no clip
-        to speak of, not even a missing one.
+        to speak of, not even a missing one; lines: what is said in it, None without a transcript.
         """
         ids = [*self._ids(Piece(self.config.opening, True), begins=True)]
         if slots is None:
@@ -113,10 +117,25 @@ class Prompt:
             ids += [PICTURE_ID] * slot.visual + [SOUND_ID] * slot.audio
         if not any(slot.visual for slot in slots):
             ids += self.text_ids(self.config.no_picture)
-        if not any(slot.audio for slot in slots):
+        if lines is not None:  # there was sound, whether or not tokens stand for it
+            ids += self.transcript_ids(lines)
+        elif not any(slot.audio for slot in slots):
             ids += self.text_ids(self.config.no_sound)
         ids += self.text_ids(self.config.after_media)
         return Segment(tuple(ids), (IGNORE,) * len(ids))
+
+    def transcript_ids(self, lines: Sequence[Line]) -> list[int]:
+        """Tokenise what is said, each line by itself, so that a cut leaves the others as they are.
+
+        Without a line it is said that nothing is.
+        """
+        if not lines:
+            return [*self.text_ids(self.config.no_speech)]
+        ids = [*self.text_ids(self.config.transcript)]
+        for line in lines:
+            text = " ".join(line.text.split())
+            ids += self.text_ids(self.config.transcript_line.format(line.start, line.end, text))
+        return ids
 
     def turn(self, turn: Turn, first: bool = True) -> Segment:
         """Lay out one turn: the question, then the answer and its end, which alone are trained."""
@@ -148,9 +167,14 @@ class Prompt:
         )
         return (*said, self.end_id)
 
-    def build(self, slots: Sequence[Slot] | None, turns: Sequence[Turn]) -> Packed:
-        """Lay out a whole conversation on one clip, or on none."""
-        return pack(self.media_prefix(slots), self.turns(turns))
+    def build(
+        self,
+        slots: Sequence[Slot] | None,
+        turns: Sequence[Turn],
+        lines: Sequence[Line] | None = None,
+    ) -> Packed:
+        """Lay out a whole conversation on one clip, or on none; lines: as in `media_prefix`."""
+        return pack(self.media_prefix(slots, lines), self.turns(turns))
 
     def build_independent(self, slots: Sequence[Slot], turns: Sequence[Turn]) -> Packed:
         """Lay out several conversations of one turn each on one clip (see `pack_independent`)."""

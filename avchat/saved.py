@@ -9,11 +9,10 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from avchat.config import CONFIG_FILE, PRESETS, Config, ModelError
+from avchat.weight_files import read_file
 
 WEIGHTS_FILE = "model.safetensors"
 ADAPTER_FOLDER = "adapter"
@@ -67,11 +66,7 @@ def commit_of(hub: str | None, revision: str | None) -> str | None:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Read `model.safetensors`; ModelError when it is absent or damaged."""
-    path = folder / WEIGHTS_FILE
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: the weights cannot be read ({error})") from error
+    return read_file(folder / WEIGHTS_FILE)
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:
@@ -84,10 +79,13 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
 
 
 def own_prefixes(config: Config) -> tuple[str, ...]:
-    """Name, as prefixes of weights, the parts that no base brings: projectors, what is inline."""
+    """Name, as prefixes of weights, the parts that no base brings: trained projectors, what is
+    inline.
+    """
     parts = {"vision.": config.vision, "audio.": config.audio, "language.": config.language}
     inline = (prefix for prefix, part in parts.items() if part.inline is not None)
-    return ("visual_projector.", "audio_projector.", *inline)
+    heard = ("audio_projector.",) if config.hears else ()
+    return ("visual_projector.", *heard, *inline)
 
 
 def without_peft(name: str) -> str:

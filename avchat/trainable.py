@@ -54,6 +54,8 @@ def choose(model: AVChat, trainable: Trainable) -> list[dict[str, Any]]:
     lora = trainable.lora or LoraConfig()
     if lora.r < 1 or lora.alpha <= 0 or not 0 <= lora.dropout < 1 or not lora.targets:
         raise ConfigError("adapters need a rank and an alpha above 0, a dropout below 1, targets")
+    if trainable.audio_projector != "frozen":
+        model.learn_to_hear()
     model.requires_grad_(False)
     _choose_language(model, trainable)
     _choose_projector(model.visual_projector, trainable.visual_projector, trainable, model)

@@ -4,12 +4,12 @@ Enters: an `AVChat`, whose file stands on this one. Leaves: tensors, named as in
 """
 
 from pathlib import Path
-from shutil import copytree
 
 from torch import Tensor, nn
 
+from avchat.checkpoints import read_checkpoint
 from avchat.language import plain_weights, save_architecture
-from avchat.saved import LANGUAGE_FOLDER, own_prefixes, read_weights, without_peft
+from avchat.saved import own_prefixes, without_peft
 
 PROJECTORS = ("visual_projector", "audio_projector")
 
@@ -29,7 +29,7 @@ def own_weights(model: nn.Module) -> dict[str, Tensor]:
             seen.add(weight.data_ptr())
             weights[bare] = weight.detach().cpu().contiguous()
     if model.unquantised is not None:
-        weights |= language_of(read_weights(model.unquantised), "language.")
+        weights |= language_of(read_checkpoint(model.unquantised).weights(), "language.")
     return weights
 
 
@@ -47,7 +47,7 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 def save_language_architecture(model: nn.Module, folder: Path) -> None:
     """Where a checkpoint holds all of a published language model, save what builds it."""
     if model.unquantised is not None:
-        copytree(model.unquantised / LANGUAGE_FOLDER, folder, dirs_exist_ok=True)
+        read_checkpoint(model.unquantised).architecture.save_pretrained(str(folder))
         return
     weights = model.named_parameters(remove_duplicate=False)  # tied ones under both of their names
     held = {name for name, weight in weights if weight.requires_grad}

@@ -1,5 +1,6 @@
 """Small random parts for tests: a model that nobody trained, and clips that nobody filmed."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from transformers import PhiConfig, PhiForCausalLM
 from whisper.model import ModelDimensions, Whisper
+from whisper.tokenizer import get_tokenizer
 
 from avchat.config import (
     OWLET,
@@ -119,6 +121,44 @@ def write_whisper(path: Path) -> Path:
     whisper.decoder.token_embedding.weight.data *= 4
     whisper.decoder.positional_embedding.data.normal_(std=30)  # PyTorch leaves it as it is found
     torch.save({"dims": WHISPER_DIMS, "model_state_dict": whisper.state_dict()}, path)
+    return path
+
+
+def write_speaker(
+    path: Path, script: Sequence[float | str], *, sure: float = 20.0, no_speech: float = 0.0
+) -> Path:
+    """Save a whole Whisper that says a script in every window, whatever it hears.
+
+    Args: script: a number is a time in the window, a string a text; sure: logit of each token of
+    it, over 0 of all others; no_speech: the probability of that. The decoder's layer adds nothing,
+    so each place of the sequence gives what its positional embedding holds: a token of the script,
+    which alone has something in one dimension.
+    """
+    width, words = 32, get_tokenizer(True)
+    ids: list[int] = []
+    for part in script:
+        time = isinstance(part, float)
+        ids += [words.timestamp_begin + round(part * 50)] if time else words.encode(part)
+    ids.append(words.eot)
+    wide = {"n_audio_state": width, "n_text_state": width, "n_text_ctx": 2 * len(ids) + 8}
+    torch.manual_seed(0)
+    whisper = Whisper(ModelDimensions(**WHISPER_DIMS | wide))
+    decoder, places = whisper.decoder, {token: k for k, token in enumerate(sorted(set(ids)), 1)}
+    assert len(places) < width, "a dimension for each token"
+    for layer in (decoder.blocks[0].attn.out, decoder.blocks[0].cross_attn.out):
+        layer.weight.data.zero_(), layer.bias.data.zero_()
+    decoder.blocks[0].mlp[2].weight.data.zero_(), decoder.blocks[0].mlp[2].bias.data.zero_()
+    height = (width - 1) ** 0.5  # of one dimension alone, after the layer norm
+    table, order = decoder.token_embedding.weight.data.zero_(), decoder.positional_embedding.data
+    for token, place in places.items():
+        table[token, place] = sure / height
+    order.zero_()[1:, places[words.eot]] = 1e4
+    for k, token in enumerate(ids, 2):  # the first two places are in front of language and task
+        order[k] = 1e4 * torch.eye(width)[places[token]]
+    if no_speech:
+        odds = no_speech / (1 - no_speech) * len(table)
+        order[0, 0], table[words.no_speech, 0] = 1e4, float(np.log(odds)) / height
+    torch.save({"dims": vars(whisper.dims), "model_state_dict": whisper.state_dict()}, path)
     return path
 
 

@@ -60,7 +60,7 @@ def test_cached_is_uncached_over_turns_and_senses(talk: Conversation) -> None:
         text = model.tokenizer.decode(expected, skip_special_tokens=True).lstrip()
         assert answer == text
         history += [*expected, model.tokenizer.eos_token_id]
-    assert {turn[-1] for turn in talk._turns} == {model.tokenizer.eos_token_id}
+    assert {turn.ids[-1] for turn in talk._turns} == {model.tokenizer.eos_token_id}
 
 
 @pytest.mark.parametrize("sense", ["both", "sound", "picture"])
@@ -133,11 +133,11 @@ def test_stop_ends_the_answer_and_the_conversation_goes_on(talk: Conversation) -
         if len(pieces) == 3:
             stop.set()
     assert len(pieces) == 3 and talk.receipt.answer == "".join(pieces).strip()
-    said = len(talk._turns[0]) - len(talk.model.prompt.turn(Turn(QUESTIONS[0])).ids) - 1
+    said = len(talk._turns[0].ids) - len(talk.model.prompt.turn(Turn(QUESTIONS[0])).ids) - 1
     assert said == talk.receipt.tokens.answer <= 6
     prefix = talk.model.prompt.media_prefix(talk.model.plan(talk.features[0])).ids
     question = talk.model.prompt.turn(Turn(QUESTIONS[1]), first=False).ids
-    expected = slow_answer(talk, [*prefix, *talk._turns[0], *question], "both")
+    expected = slow_answer(talk, [*prefix, *talk._turns[0].ids, *question], "both")
     answer = ask(talk, QUESTIONS[1])
     assert answer == talk.model.tokenizer.decode(expected, skip_special_tokens=True).lstrip()
 

@@ -11,7 +11,6 @@ from avchat.export import (
     ExportError,
     edl,
     timecode,
-    vtt_time,
     write_chapters,
     write_csv,
     write_edl,
@@ -19,7 +18,7 @@ from avchat.export import (
 )
 from avchat.media import MediaInfo
 from avchat.moments import Span
-from avchat.transcripts import Line
+from avchat.transcripts import Line, vtt_time
 
 WHY = {"picture": 0.5, "sound": 0.25, "speech": 0.0}
 SPANS = [Span(61.5, 65.25, 0.81, WHY), Span(3.0, 4.0, 0.6, WHY)]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from joined import ColourHead, write_joined
+from small import write_speaker
 
 from avchat import cli
 from avchat.input_error import InputError
@@ -55,10 +56,12 @@ def test_words_and_no_good_match(film: Path, capsys) -> None:
     assert capsys.readouterr().out == "no good match\n"
 
 
-def test_what_is_said_is_searched_too(film: Path, whisper_file: Path, capsys) -> None:
-    """A random Whisper: its words mean nothing, but they are looked up as any."""
-    transcriber = Transcriber(whisper_file, "cpu")
-    said = max(transcriber.file_lines(film, 12.0), key=lambda line: len(line.text))
+def test_what_is_said_is_searched_too(film: Path, tmp_path: Path, capsys) -> None:
+    """A Whisper that says a line where it is silent, which is dropped, and one where a tone is."""
+    script = [0.0, " nobody says this", 5.0, 5.0, " who is it?", 8.0]
+    transcriber = Transcriber(write_speaker(tmp_path / "a.pt", script), "cpu")
+    [said] = transcriber.file_lines(film, 12.0)
+    assert (said.start, said.end, said.text) == (5.0, 8.0, "who is it?")
     search(
         Moments(film, said.text, json=True), probe(film), ColourHead(), transcriber, isolate=False
     )

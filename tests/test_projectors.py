@@ -7,7 +7,7 @@ import torch
 from small import POOLED_CONFIG, TIMELINE_CONFIG, build_model, make_media
 
 from avchat.config import OWLET, Config, ConfigError, ProjectorConfig
-from avchat.encoders import SENSES, Features
+from avchat.encoders import SENSES, Features, Inputs
 from avchat.model import AVChat
 from avchat.projectors import (
     AudioProjector,
@@ -158,6 +158,15 @@ def test_averaged_patches_are_the_cells_of_the_grid() -> None:
     pooled = VisualProjector(config, 8, 12, 16)._pool(visual)
     cell = visual[1, 2, [2, 3, 6, 7]].mean(0)  # the upper right quarter of 4 x 4 patches
     torch.testing.assert_close(pooled[1, 2 * 4 + 1], cell)
+
+
+def test_a_still_picture_is_its_patches_alone() -> None:
+    """As Bunny was taught: 729 tokens, not 730."""
+    config = replace(TIMELINE, layout="pooled", cell_embedding=False, time_embedding=False)
+    still = Inputs(torch.zeros(1, 3, 8, 8), None, 0, (0.0,), 0.0, 0.0)
+    assert plan(still, config, 100, 729)[0].visual == 729
+    visual = torch.randn(1, 1, 16, 8)
+    torch.testing.assert_close(VisualProjector(config, 8, 12, 16)._pool(visual), visual[:, 0])
 
 
 def test_pooled_is_an_average_a_frame_then_one_a_patch() -> None:

@@ -92,3 +92,14 @@ def test_held_out(report: dict, split: str, points: float) -> None:
     for need in ("V", "A", "S", "AV"):
         if other["count"].get(need, 0) >= FEW:
             assert other["full"][need] >= report["full"][need] - points, (need, other["full"])
+
+
+def test_the_evidence_of_right_answers_names_the_sense_that_they_need(bundled: str) -> None:
+    """Issue 5: for at least 85 % of V and A questions that are answered right, over 400 of them."""
+    command = [sys.executable, "eval/evidence.py", "--questions", "400", "--seed", str(SEED)]
+    done = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["weighed"]["V"] + found["weighed"]["A"] == 400
+    assert found["agreement"]["V"] >= 0.85
+    assert found["agreement"]["A"] >= 0.85

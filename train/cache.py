@@ -25,13 +25,14 @@ from torch import distributed
 from tqdm import tqdm
 
 from avchat.bases import rebased
-from avchat.config import PRESETS, Config, ModelError
+from avchat.checkpoints import read_checkpoint
+from avchat.config import PRESETS, ModelError
 from avchat.data import DataError, read_manifest
 from avchat.features import CACHE_FILE, CHUNK, FeatureCache, Part, part_of, prepared, stored
 from avchat.language import load_tokenizer
 from avchat.media import MediaError
 from avchat.model import AVChat
-from avchat.saved import ASSETS, TOKENIZER_FOLDER, find_checkpoint, is_unbundled, read_weights
+from avchat.saved import ASSETS, TOKENIZER_FOLDER, find_checkpoint, is_unbundled
 from avchat.script import run_script
 from avchat.training import rank_and_world
 
@@ -81,7 +82,8 @@ def encoders_of(name: str, vision: str = "", whisper: str = "") -> AVChat:
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16  # as from_pretrained does
     try:
         folder = None if is_unbundled(name) else find_checkpoint(name)
-        config = PRESETS[name] if folder is None else Config.load(folder)
+        found = None if folder is None else read_checkpoint(folder)
+        config = PRESETS[name] if found is None else found.config
         if vision or whisper:
             config = rebased(name, vision=vision, whisper=whisper)
         tokenizer = load_tokenizer(ASSETS / "tiny" / TOKENIZER_FOLDER)
@@ -90,7 +92,8 @@ def encoders_of(name: str, vision: str = "", whisper: str = "") -> AVChat:
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"{name}: a part could not be loaded ({reason})") from error
-    weights = {} if folder is None else read_weights(folder)
+    model.learn_to_hear()  # a run that trains the audio projector must find the sound here
+    weights = {} if found is None else found.weights()
     parts = ("vision.", config.vision, model.vision), ("audio.", config.audio, model.audio)
     for prefix, base, network in parts:
         own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
