@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
-from transformers.utils import GENERATION_CONFIG_NAME
+from transformers import AutoConfig, PreTrainedConfig
 
 from avchat.bunny import (
     PROJECTOR,
@@ -78,7 +77,6 @@ class Checkpoint:
     tokenizer: str
     tokenizer_revision: str | None = None
     architecture: PreTrainedConfig | None = None
-    generation: GenerationConfig | None = None  # at which tokens its answers end
     adapter: Path | None = None
     names: dict[str, str] | None = None
     zeros: tuple[tuple[str, int], ...] = ()  # vectors of ours that are zero there
@@ -149,14 +147,12 @@ def _own(folder: Path) -> Checkpoint:
     """Tell what is in a folder that avchat wrote."""
     language, adapter = folder / LANGUAGE_FOLDER, folder / ADAPTER_FOLDER
     whole = language.is_dir()  # all of the language model is here: its base is not asked for
-    ends = (language / GENERATION_CONFIG_NAME).is_file()
     return Checkpoint(
         folder=folder,
         config=Config.load(folder),
         files=(folder / WEIGHTS_FILE,),
         tokenizer=str(folder / TOKENIZER_FOLDER),
         architecture=AutoConfig.from_pretrained(str(language)) if whole else None,
-        generation=GenerationConfig.from_pretrained(str(language)) if ends else None,
         adapter=adapter if adapter.is_dir() else None,
     )
 

@@ -124,7 +124,7 @@ def context_of(config: Config, architecture: PreTrainedConfig | None = None) -> 
     """Tell a language model's context, in tokens. Args: architecture: where it is at hand."""
     language = config.language
     if architecture is not None:
-        return architecture.max_position_embeddings
+        return context_length(architecture)
     if language.inline is not None:
         return context_length(AutoConfig.for_model(**language.inline))
     return context_length(base_config(language))

@@ -22,7 +22,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -189,7 +188,6 @@ def restore_language(
     *,
     dtype: torch.dtype,
     bits: Bits | None = None,
-    generation: GenerationConfig | None = None,
     spread: Spread | None = None,
 ) -> PreTrainedModel:
     """Build a language model from its architecture and all of its weights.
@@ -211,8 +209,6 @@ def restore_language(
         )
     except RuntimeError as error:
         raise ConfigError(f"the language model does not fit its weights ({error})") from error
-    if generation is not None:
-        model.generation_config = generation
     if bits is not None:
         _return_freed_memory()
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
@@ -227,10 +223,9 @@ def save_architecture(model: nn.Module, folder: Path) -> None:
     """Save what `restore_language` builds a model from, beside its weights."""
     architecture = copy.deepcopy(model.config)
     architecture.dtype = model.get_input_embeddings().weight.dtype
+    # where its own generation ends is often more than what its configuration says
+    architecture.eos_token_id = model.generation_config.eos_token_id
     architecture.save_pretrained(str(folder))
-    # no more of it: how to sample may be published in a form that is refused when saved
-    ends = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
-    ends.save_pretrained(str(folder))
 
 
 def base_dtype(config: LanguageConfig) -> torch.dtype:

@@ -328,9 +328,7 @@ class AVChat(nn.Module):
             tokenizer = load_tokenizer(found.tokenizer)
             if found.architecture is not None:  # all of it is here: the base is not asked for
                 whole = language_of(weights, "")
-                language = restore_language(
-                    found.architecture, whole, generation=found.generation, **how
-                )
+                language = restore_language(found.architecture, whole, **how)
             model = cls.from_config(config, tokenizer, lora=False, language=language, **how)
         except OSError as error:
             reason = str(error).splitlines()[0]

@@ -16,6 +16,7 @@ from whisper.audio import N_FRAMES
 from whisper.model import AudioEncoder
 
 from avchat.media import SAMPLE_RATE, MediaError, load_media
+from avchat.whisper_weights import load_whisper
 
 PIECE_S = 300.0  # of a file, decoded and written down at a time: 19 MB
 CUT_OFF_S = 1.0  # a line that ends so near the end of its piece may have been cut by it
@@ -49,11 +50,16 @@ class Line:
 
 def whole_whisper(name: str, device: str | None = None) -> Whisper:
     """Load a Whisper with its decoder; TranscriptError says why it cannot be had."""
-    if name not in available_models() and not Path(name).is_file():
+    known = name in available_models() or Path(name).is_file()
+    if not known and not Path(name).is_dir() and "/" not in name:
         names = ", ".join(available_models())
         raise TranscriptError(f"no Whisper called {name}, and no such file; known: {names}")
     try:
-        whisper = load_model(name, device=device)
+        if known:
+            whisper = load_model(name, device=device)
+        else:  # in the form of Transformers
+            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            whisper = load_whisper(name).to(device)
     except OSError as error:  # no network, no room, no permission
         raise TranscriptError(f"Whisper {name} cannot be had: {error}") from error
     except NO_MODEL as error:
@@ -68,7 +74,7 @@ def whole_whisper(name: str, device: str | None = None) -> Whisper:
 
 
 class Transcriber:
-    """A published Whisper by its name, or a .pt file of that form; loaded when first needed."""
+    """A published Whisper by its name, a .pt file, or in Transformers' form; loaded when needed."""
 
     def __init__(
         self,

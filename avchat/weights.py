@@ -58,10 +58,7 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 def save_language_architecture(model: nn.Module, folder: Path) -> None:
     """Where a checkpoint holds all of a published language model, save what builds it."""
     if model.unquantised is not None:
-        found = read_checkpoint(model.unquantised)
-        for part in (found.architecture, found.generation):
-            if part is not None:
-                part.save_pretrained(str(folder))
+        read_checkpoint(model.unquantised).architecture.save_pretrained(str(folder))
         return
     weights = model.named_parameters(remove_duplicate=False)  # tied ones under both of their names
     held = {name for name, weight in weights if weight.requires_grad}

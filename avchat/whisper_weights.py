@@ -14,7 +14,11 @@ from typing import Any
 from urllib.error import URLError
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from whisper import Whisper, available_models, load_model
@@ -188,7 +192,7 @@ def _tensors(name: str, revision: str | None, whole: bool) -> dict[str, Tensor]:
 def _shards(name: str, revision: str | None) -> list[Path]:
     index = _file(name, INDEX, revision)
     if index is None:
-        raise ConfigError(f"audio {name}: there is neither {WEIGHTS} nor {INDEX} in it")
+        raise ConfigError(f"audio {name}: neither {WEIGHTS} nor {INDEX} can be had of it")
     files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     found = {file: _file(name, file, revision) for file in files}
     for file in (file for file, path in found.items() if path is None):
@@ -203,6 +207,10 @@ def _file(name: str, file: str, revision: str | None) -> Path | None:
         return path if path.is_file() else None
     try:
         return Path(hf_hub_download(name, file, revision=revision))
+    except LocalEntryNotFoundError:  # not in the cache, and the Hub cannot be asked
+        if file == CONFIG_FILE:
+            raise
+        return None
     except EntryNotFoundError:
         return None
     except HFValidationError as error:

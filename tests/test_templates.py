@@ -174,9 +174,9 @@ def test_a_conversation_is_what_it_is_without_a_cache(model: AVChat) -> None:
         history += model.prompt.turn(Turn(turn.question), first=k == 0).ids
         expected = slow_answer(talk, [*prefix, *history])
         "".join(talk.ask(turn.question, max_new_tokens=8))
-        assert [*talk._turns[-1].ids[-len(expected) - 1 : -1]] == expected
+        assert talk._turns[-1].answer == (*expected, model.prompt.end_id)
         history += [*expected, model.prompt.end_id]
-    assert history == [token for turn in talk._turns for token in turn.ids]
+    assert history == [token for turn in talk._turns for token in (*turn.question, *turn.answer)]
     assert model.window is None or len(prefix) + len(history) > model.window.size
     clips = model.encode([make_media(0), make_media(1), make_media(2, sound=False)])
     questions = ["which object?", "red or blue? a star or a square or a circle?", "what?"]
@@ -243,13 +243,11 @@ def test_padding_of_a_vocabulary_is_never_said(tmp_path: Path) -> None:
     """Its rows are made the likeliest of all; one token at a time and in a batch."""
     folder = write_family(FAMILY["phi 2"], tmp_path)
     model = AVChat.from_config(family_config(folder, BUNNY_PROMPT)).eval()
-    said: list[list[int]] = []
     with torch.no_grad():
         model.language.lm_head.bias[model.num_tokens :] = 1e4
     talk = Conversation(model, make_media())
     "".join(talk.ask("which object?", max_new_tokens=4))
-    said.append([*talk._turns[0].ids])
-    assert max(said[0]) < model.num_tokens
+    assert max(talk._turns[0].answer) < model.num_tokens
     assert answer_batch(model, talk.features, ["which object?"], max_new_tokens=4) == [
         talk.receipt.answer
     ]

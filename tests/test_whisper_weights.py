@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,7 @@ from whisper.model import ModelDimensions, TextDecoder
 
 from avchat.config import AudioConfig, ConfigError
 from avchat.encoders import build_audio
+from avchat.transcripts import Transcriber
 from avchat.whisper_weights import (
     INDEX,
     WEIGHTS,
@@ -57,14 +59,16 @@ SIZES = {
 }
 
 
-def write(folder: Path, **options: Any) -> WhisperForConditionalGeneration:
+def write(
+    folder: Path, max_shard_size: str = "5GB", **settings: Any
+) -> WhisperForConditionalGeneration:
     """Write a small random Whisper as Transformers does."""
     torch.manual_seed(0)
-    model = WhisperForConditionalGeneration(WhisperConfig(**SETTINGS)).eval()
+    model = WhisperForConditionalGeneration(WhisperConfig(**SETTINGS | settings)).eval()
     with torch.no_grad():
         for weight in model.parameters():  # biases and norms begin at 0 and 1: nothing would show
             weight.add_(0.1 * torch.randn_like(weight))
-    model.save_pretrained(folder, **options)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
     return model
 
 
@@ -145,7 +149,9 @@ def test_what_is_not_a_whole_whisper_is_refused_in_a_line(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=rf"{shards[0].name} is missing, which {INDEX} names"):
         load_encoder(tmp_path)
     (tmp_path / INDEX).unlink()
-    with pytest.raises(ConfigError, match="neither model.safetensors nor"):
+    with pytest.raises(
+        ConfigError, match="neither model.safetensors nor model.safetensors.index.json can be"
+    ):
         load_encoder(tmp_path)
     save_file({"model.encoder.conv1.bias": torch.zeros(3)}, tmp_path / WEIGHTS)
     with pytest.raises(ConfigError, match="weights missing, unknown or of another shape"):
@@ -159,6 +165,22 @@ def test_what_is_not_a_whole_whisper_is_refused_in_a_line(tmp_path: Path) -> Non
         load_encoder(tmp_path)
     with pytest.raises(ConfigError, match="no such folder, and no name of the Hub"):
         load_encoder("a/b/c")
+
+
+def test_without_a_network_it_is_the_network_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="offline|Hub"):
+        load_encoder("nobody/nothing")
+
+
+def test_a_whisper_in_this_form_transcribes(tmp_path: Path) -> None:
+    """Thirty seconds at a time, as the published ones hear; its decoder is asked for real."""
+    write(tmp_path, max_source_positions=1500, vocab_size=51865)
+    with torch.inference_mode():
+        lines = Transcriber(str(tmp_path), "cpu").lines(0.1 * np.sin(np.arange(16_000) / 9))
+    assert all(0 <= line.start < line.end <= 1.0 for line in lines)
 
 
 def test_one_weight_too_many_is_refused(tmp_path: Path) -> None:
