@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from avchat.decoding import Said, Thread, decode, picker
-from avchat.encoders import SENSES, STATES_HZ, Sense
+from avchat.encoders import SENSES, STATES_HZ, Features, Sense
 from avchat.media import Media, load_media
 from avchat.model import AVChat
 from avchat.prompt import PromptError, Turn, check_budget
@@ -97,19 +97,26 @@ class Conversation:
     conversation: each sense sees all earlier questions and answers.
     """
 
-    def __init__(self, model: AVChat, media: Media | Sequence[Media], media_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: AVChat,
+        media: Media | Sequence[Media],
+        media_s: float = 0.0,
+        *,
+        features: list[Features] | None = None,
+    ) -> None:
         """Encode a decoded clip, or some parts of a file in their order; PromptError when the
-        tokens do not fit the model's context.
+        tokens do not fit the model's context. Args: features: what was encoded of them already.
         """
         start = perf_counter()
         self.model = model
         self.media = (media,) if isinstance(media, Media) else tuple(media)
         self.receipt: Receipt | None = None
-        inputs = [model.prepare(part) for part in self.media]
+        inputs = features or [model.prepare(part) for part in self.media]
         slots = [slot for part in inputs for slot in model.plan(part)]
         check_budget(model.prompt.media_prefix(slots).ids, model.context, question=False)
         with torch.inference_mode():
-            self.features = model.encode(inputs)
+            self.features = features or model.encode(inputs)
         self._spent = (media_s, perf_counter() - start)  # until the first answer takes it over
         self._turns: list[tuple[int, ...]] = []  # ids of each question with its answer
         self._threads: dict[Sense, Thread] = {}
@@ -155,6 +162,11 @@ class Conversation:
         What was said until then stays in the conversation.
         """
         pick = picker(temperature, top_p, seed)
+        self._running = self._stream(self.question(text, sense, max_new_tokens), pick, stop)
+        return self._running
+
+    def question(self, text: str, sense: Sense = "both", max_new_tokens: int = 64) -> Said:
+        """Lay out a question, before the first word of its answer; PromptError as in `ask`."""
         if sense not in SENSES:
             raise PromptError(f"no sense called {sense}: it is one of {', '.join(SENSES)}")
         if max_new_tokens < 1:
@@ -162,14 +174,14 @@ class Conversation:
         if self._running is not None:
             self._running.close()  # an answer that nobody read to its end
         question = self.model.prompt.turn(Turn(text), first=not self._turns).ids
-        parts = [part.only(sense) for part in self.features]
-        thread = self._threads.get(sense) or Thread(self.model, parts)
+        if sense not in self._threads:
+            parts = [part.only(sense) for part in self.features]
+            self._threads[sense] = Thread(self.model, parts)
+        thread = self._threads[sense]
         ids = [*thread.prefix, *(token for turn in self._turns for token in turn), *question]
         check_budget(ids, self.model.context)
         room = min(max_new_tokens, self.model.context - len(ids))
-        said = Said(thread, sense, ids, len(question), room)
-        self._running = self._stream(said, pick, stop)
-        return self._running
+        return Said(thread, sense, ids, len(question), room)
 
     def after(self, other: "Conversation") -> "Conversation":
         """Go on from the questions and answers of a conversation about other parts."""
@@ -208,7 +220,7 @@ class Conversation:
             if not failed:
                 took = perf_counter() - began
                 timing = Timing(*self._spent, first_token_s or took, sum(self._spent) + took)
-                self.receipt = self._receipt(said, timing)
+                self.receipt = self.receipt_of(said, timing)
                 self._commit(said)
 
     def _commit(self, said: "Said") -> None:
@@ -219,7 +231,7 @@ class Conversation:
             self._turns.append((*question, *said.ids, self.model.tokenizer.eos_token_id))
             self._threads[said.sense] = said.thread
 
-    def _receipt(self, said: "Said", timing: Timing) -> Receipt:
+    def receipt_of(self, said: "Said", timing: Timing) -> Receipt:
         """Write down what an answer rests on."""
         parts, slots = said.thread.parts, said.thread.slots
         visual, audio = sum(slot.visual for slot in slots), sum(slot.audio for slot in slots)
