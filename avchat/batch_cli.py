@@ -108,9 +108,7 @@ def _run(
 
     begin, clips, tokens = time.perf_counter(), 0, 0
     done = answers.answered + answers.failed
-    with tqdm(
-        total=found.lines, initial=done, unit="line", file=sys.stderr, disable=None
-    ) as bar:
+    with tqdm(total=found.lines, initial=done, unit="line", file=sys.stderr, disable=None) as bar:
         for chunk in answer_lines(model, lines, asking):
             answers.write(chunk.rows)
             clips += chunk.clips

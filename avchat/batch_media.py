@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from avchat import isolation
+from avchat import isolation, pictures
 from avchat.media import ARRAYS, Limits, Media, MediaError, load_media
 
 SERVE = "avchat.batch_media:serve"  # what a process of its own runs
-MOST_FILES = 8  # of one process
+MOST_FILES = 16  # of one process
 MOST_BYTES = 4_000_000  # of them on disk: past that a process of its own costs nothing beside
 TIMEOUT_S = 60.0  # for each file, as `load_media` has it
 
@@ -75,6 +75,8 @@ def load_order(parts: Sequence[Part], frames: int) -> list[Media | MediaError]:
 def serve(request: dict) -> isolation.Reply:
     """Answer `load_order`, in the process of its own."""
     replies, arrays = [], []
+    if len(request["parts"]) > 1:
+        pictures.CORES = 1  # of this process: others decode beside it, and threads cost a third
     for part in request["parts"]:
         try:
             media = load_media(
