@@ -104,8 +104,9 @@ def _run(
     asking: "Asking",
 ) -> None:
     """Answer lines chunk by chunk, with a bar; then say how many and how fast."""
-    from avchat.batch_run import answer_lines
+    from avchat.batch_run import answer_lines, leave_a_core
 
+    leave_a_core(model)
     begin, clips, tokens = time.perf_counter(), 0, 0
     done = answers.answered + answers.failed
     with tqdm(total=found.lines, initial=done, unit="line", file=sys.stderr, disable=None) as bar:

@@ -1,4 +1,4 @@
-"""Questions on many files -> their answers, in order: decoding, encoding and answering side by side.
+"""Questions on many files -> answers, in their order: decoding, encoding, answering side by side.
 
 Threads decode (in processes of their own, several short files in each) and prepare what the
 encoders want, a few chunks ahead of the caller's thread. It encodes a chunk's files together,
@@ -33,6 +33,7 @@ LINES = 64  # of a chunk
 ROWS, TOKENS = 64, 8192  # said together: phi-2 keeps 2.7 GB of keys and values for so many in bf16
 AHEAD = 2  # chunks that are decoded before they are asked for
 SMALL = 4_000_000  # numbers of a weight that tells models apart
+SMALL_MODEL = 100_000_000  # numbers of a model's weights
 
 Ready = tuple[Inputs, Media]
 Talks = dict[Part, Conversation | str]  # by part: its conversation, or why there is none
@@ -105,6 +106,14 @@ def answer_lines(model: AVChat, lines: Iterator[Line], asking: Asking) -> Iterat
             for _, orders in flying:
                 for _, future in orders:
                     future.cancel()
+
+
+def leave_a_core(model: AVChat) -> None:
+    """Give PyTorch a core less than there are, where a model is small: decoders need the cores,
+    and the threads of small networks wait for each other. A large model waits for no decoder.
+    """
+    if sum(weight.numel() for weight in model.parameters()) < SMALL_MODEL:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
 
 
 def _clips_at_once(model: AVChat, asking: Asking) -> int:

@@ -56,8 +56,8 @@ auto, the one that comes with the model"""
     json: bool = False
     """print one JSON object: the answer, what was seen and heard, tokens, seconds"""
     batch: Annotated[Path | None, arg(metavar="IN.jsonl")] = None
-    """answer a file of questions, a JSON object a line: "video" (relative to the file), "question" \
-and, where wanted, "id", "sense", "start", "end"; VIDEO and QUESTION are left out"""
+    """answer the questions of a file, a JSON object a line: "video" (relative to that file), \
+"question" and, where wanted, "id", "sense", "start", "end"; VIDEO and QUESTION are left out"""
     out: Annotated[Path | None, arg(metavar="OUT.jsonl")] = None
     """with --batch: the answers, a line each in the same order; the same command goes on where it \
 was stopped"""
