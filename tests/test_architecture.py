@@ -26,8 +26,13 @@ LAYERS = [
     "collate packing",
     "model",
     "merging",
-    "decoding batch",
+    "static_decoding",
+    "decoding",
+    "batch",
     "chat",
+    "batch_media",
+    "batch_lines",
+    "batch_run",
     "receipt",
     "checkpoints",
     "patches matching",
@@ -72,7 +77,7 @@ LAYERS = [
     "doctor",
     "script",
     "lookup_cli",
-    "chat_cli data_cli index_cli model_cli moments_cli",
+    "batch_cli chat_cli data_cli index_cli model_cli moments_cli",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
