@@ -27,7 +27,7 @@ from avchat.model import AVChat
 from avchat.prompt import PromptError
 from avchat.saved import fingerprint
 
-CLIPS = 16  # files of a chunk: that many are encoded at once
+FIRST_CLIPS, CLIPS = 8, 32  # files of the first chunk, which all wait for, and of later ones
 CLIP_BYTES = 512 * 1024**2  # of a chunk's files, as the encoders take them
 LINES = 64  # of a chunk
 ROWS, TOKENS = 64, 8192  # said together: phi-2 keeps 2.7 GB of keys and values for so many in bf16
@@ -123,13 +123,15 @@ def _clips_at_once(model: AVChat, asking: Asking) -> int:
 
 
 def _chunks(lines: Iterator[Line], clips: int) -> Iterator[list[Line]]:
-    """Cut lines in chunks of so many different files at most."""
+    """Cut lines in chunks of so many different files at most; the first ones are smaller."""
     chunk: list[Line] = []
     parts: set[Part] = set()
+    most = min(FIRST_CLIPS, clips)
     for line in lines:
-        if len(chunk) == LINES or len(parts | {line.part}) > clips:
+        if len(chunk) == LINES or len(parts | {line.part}) > most:
             yield chunk
             chunk, parts = [], set()
+            most = min(2 * most, clips)
         chunk.append(line)
         parts.add(line.part)
     if chunk:

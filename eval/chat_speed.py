@@ -23,6 +23,7 @@ import torch
 from step_speed import SIZES, WORDS, peak_flops, settle
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.generation.streamers import BaseStreamer
 
 from avchat.batch_lines import read_lines
 from avchat.batch_run import Asking, answer_lines, leave_a_core
@@ -130,26 +131,38 @@ def embedded(run: ChatSpeed, model: AVChat, clip: Path) -> Tensor:
     return model.embed(ids, model.project(said.thread.parts))
 
 
+class Stopwatch(BaseStreamer):
+    """Note when `generate` says each token."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: Tensor) -> None:
+        """Take what was said: before the first token, the prompt."""
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """Take the end."""
+
+
 def plain_generate(run: ChatSpeed, model: AVChat, embeds: Tensor) -> dict[str, Any]:
-    """Let transformers answer over the same embeddings: once one token, once all."""
-    seconds, ids = {}, ()
-    mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-    for tokens in (1, run.tokens):
-        settle(model.device)
-        began = time.perf_counter()
-        out = model.language.generate(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            max_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=model.tokenizer.pad_token_id,
-        )
-        ids = tuple(out[0].tolist())
-        seconds[tokens] = time.perf_counter() - began
+    """Let transformers answer over the same embeddings."""
+    watch = Stopwatch()
+    settle(model.device)
+    began = time.perf_counter()
+    out = model.language.generate(
+        inputs_embeds=embeds,
+        attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
+        max_new_tokens=run.tokens,
+        do_sample=False,
+        pad_token_id=model.tokenizer.pad_token_id,
+        streamer=watch,
+    )
+    times = watch.times[-run.tokens :]
     return {
-        "first_token_s": seconds[1],
-        "tokens_per_s": (run.tokens - 1) / (seconds[run.tokens] - seconds[1]),
-        "ids": ids,
+        "first_token_s": times[0] - began,
+        "tokens_per_s": (run.tokens - 1) / (times[-1] - times[0]),
+        "ids": tuple(out[0].tolist()),
     }
 
 
@@ -165,7 +178,7 @@ def limits(model: AVChat, embeds: Tensor, tokens: int) -> dict[str, Any]:
     kept = 2 * layers * text.num_key_value_heads * (width // text.num_attention_heads)
     kv_bytes = kept * (length + tokens / 2) * embeds.element_size()
     read = sum(p.numel() * p.element_size() for p in weights) + kv_bytes
-    peak, peak_how = peak_flops(model.device)
+    peak, peak_how = peak_flops(model.device, model.language.dtype)
     bandwidth, bandwidth_how = memory_bandwidth(model.device)
     return {
         "prompt_tokens": length,
@@ -180,20 +193,21 @@ def limits(model: AVChat, embeds: Tensor, tokens: int) -> dict[str, Any]:
 
 
 def memory_bandwidth(device: torch.device) -> tuple[float, str]:
-    """Look the device's memory bandwidth up, in bytes a second, or time a copy."""
+    """Look the device's memory bandwidth up, in bytes a second, or time a copy and a sum."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for known, bandwidth in BANDWIDTH.items():
             if known in name:
                 return bandwidth, "published"
-    source = torch.ones(256 * 1024**2, dtype=torch.uint8, device=device)
-    target, best = torch.empty_like(source), float("inf")
-    for _ in range(5):
-        began = time.perf_counter()
-        target.copy_(source)
-        settle(device)
-        best = min(best, time.perf_counter() - began)
-    return 2 * source.numel() / best, "of a copy, measured"
+    source = torch.ones(64 * 1024**2, device=device)
+    target, best = torch.empty_like(source), 0.0
+    for _ in range(10):
+        for moved, move in ((2, lambda: target.copy_(source)), (1, source.sum)):
+            began = time.perf_counter()
+            move()
+            settle(device)
+            best = max(best, moved * 4 * source.numel() / (time.perf_counter() - began))
+    return best, "of a copy or a sum, measured"
 
 
 def measure_batch(model: AVChat, lines: int) -> dict[str, Any]:
