@@ -84,6 +84,8 @@ def _checked(where: str, raw: bytes) -> dict[str, Any]:
     for name in ("video", "question"):
         if not isinstance(fields.get(name), str):
             raise BatchError(f'{where}: "{name}" must be there, and be text')
+        if _has_half(fields[name]):
+            raise BatchError(f'{where}: "{name}" holds half of a character (a lone surrogate)')
     if not fields["video"] or "\0" in fields["video"]:
         raise BatchError(f'{where}: "video" must be the path of a file')
     if not isinstance(fields.get("id", ""), str | int):
@@ -96,6 +98,11 @@ def _checked(where: str, raw: bytes) -> dict[str, Any]:
         if value is not None and not (number and math.isfinite(value)):
             raise BatchError(f'{where}: "{name}" must be a number of seconds')
     return fields
+
+
+def _has_half(text: str) -> bool:
+    """Tell whether a text holds half of a UTF-16 pair, which JSON can write and UTF-8 cannot."""
+    return any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 class Answers:
@@ -131,10 +138,13 @@ class Answers:
         return self.answered + self.failed
 
     def write(self, rows: list[dict[str, Any]]) -> None:
-        """Append answers."""
+        """Append answers; BatchError where they cannot be written, as on a full disk."""
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        with self.path.open("ab") as file:
-            file.write(text.encode())
+        try:
+            with self.path.open("ab") as file:
+                file.write(text.encode())
+        except OSError as error:
+            raise BatchError(f"{self.path}: cannot be written ({error.strerror})") from error
         self._count(rows)
 
     def _count(self, rows: list[dict[str, Any]]) -> None:
@@ -159,8 +169,8 @@ class Answers:
                 f"{self.path}: is there already, without {self.beside.name}; name another file"
             )
         try:
-            before = json.loads(self.beside.read_text(encoding="utf-8"))
-        except ValueError as error:
+            before = dict(json.loads(self.beside.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
             raise BatchError(f"{self.beside}: not readable ({error})") from error
         other = [name for name, value in self.settings.items() if before.get(name) != value]
         if other:
@@ -173,8 +183,8 @@ class Answers:
         """Check that a row answers a line, and count it."""
         number = self.answered + self.failed + 1
         try:
-            row = json.loads(raw)
-        except ValueError as error:
+            row = dict(json.loads(raw))
+        except (ValueError, TypeError) as error:
             raise BatchError(f"{self.path}, line {number}: not an answer ({error})") from error
         if line is None:
             raise BatchError(f"{self.path}: has more lines than there are questions")

@@ -7,6 +7,7 @@ bad file is its own fault alone.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +34,9 @@ def in_orders(parts: Sequence[Part]) -> Iterator[list[Part]]:
     order: list[Part] = []
     size = 0
     for part in parts:
-        path = Path(part.path)
-        num_bytes = path.stat().st_size if path.is_file() else 0
+        num_bytes = 0
+        with suppress(OSError):  # it is not there, or has no name that can be: decoding says so
+            num_bytes = Path(part.path).stat().st_size
         if order and (len(order) == MOST_FILES or size + num_bytes > MOST_BYTES):
             yield order
             order, size = [], 0
@@ -82,7 +84,7 @@ def serve(request: dict) -> isolation.Reply:
             media = load_media(
                 part["path"], frames=request["frames"], start=part["start"], end=part["end"]
             )
-        except MediaError as error:
+        except (MediaError, OSError) as error:
             replies.append({"error": str(error)})
             continue
         fields = {name: value for name, value in vars(media).items() if name not in ARRAYS}

@@ -40,16 +40,17 @@ def suits(model: AVChat) -> bool:
     wait for the CPU; one that is spread over devices; another attention than SDPA, since the mask
     is made for that.
     """
+    if model.device.type not in DEVICES:
+        return False
     config = model.language.config
     text = config.get_text_config(decoder=True)
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
-    few = getattr(config, "quantization_config", None)
+    few = config.to_dict().get("quantization_config") or {}
     layers = StaticCache(config=config, max_cache_len=1).layers
     return (
-        model.device.type in DEVICES
-        and all(type(layer) is StaticLayer for layer in layers)
+        all(type(layer) is StaticLayer for layer in layers)
         and rope not in LENGTH_ROPES
-        and not getattr(few, "load_in_8bit", False)
+        and not few.get("load_in_8bit", False)
         and len(getattr(model.language, "hf_device_map", {})) <= 1
         and text._attn_implementation == "sdpa"
     )

@@ -160,6 +160,13 @@ def test_short_files_share_a_process_and_long_ones_do_not(tmp_path: Path) -> Non
     assert [part for order in orders for part in order] == parts
 
 
+def test_a_name_that_no_file_can_have_is_that_lines_fault(clip: Path) -> None:
+    orders = list(in_orders([Part("x" * 5000 + ".mp4"), Part(str(clip))]))
+    wrong, right = load_order(*orders, frames=2)
+    assert isinstance(wrong, MediaError) and "too long" in str(wrong)
+    assert isinstance(right, Media)
+
+
 def test_a_crash_is_one_files_own(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +241,7 @@ GOOD = '{"video": "a.mp4", "question": "what?"}\n'
         ('{"video": "a.mp4", "question": "q", "end": NaN}', '"end" must be a number'),
         ('{"video": "a.mp4", "question": "q", "id": {}}', '"id" must be'),
         ("\xff\xfe", "line 1: not JSON"),
+        ('{"video": "a.mp4", "question": "\\ud800?"}', "half of a character"),
     ],
 )
 def test_a_bad_file_of_questions_is_one_line(
@@ -313,8 +321,10 @@ def test_answers_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
     other = write_lines(tmp_path / "other.jsonl", [lines[0], {**lines[1], "sense": "sound"}])
     refused("line 2: answers another question", of=other)
     refused("more lines than", of=write_lines(tmp_path / "short.jsonl", lines[:1]))
-    out.write_text(out.read_text() + "nonsense\n")
-    refused("line 3: not an answer")
+    whole = out.read_text()
+    for row in ("nonsense", "3"):
+        out.write_text(whole + row + "\n")
+        refused("line 3: not an answer")
     (tmp_path / "out.jsonl.settings.json").unlink()
     refused("is there already")
 

@@ -5,7 +5,7 @@ from threading import Event
 import pytest
 import torch
 from small import POOLED_CONFIG, TIMELINE_CONFIG, build_model, make_media
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import BitsAndBytesConfig, MistralConfig, MistralForCausalLM
 
 from avchat import static_decoding
 from avchat.chat import Conversation
@@ -97,7 +97,7 @@ def test_what_is_not_plain_takes_the_other_path(static: None) -> None:
     model.language.hf_device_map = {"model": 0, "lm_head": "cpu"}
     assert not static_decoding.suits(model), "spread over devices"
     del model.language.hf_device_map
-    model.language.config.quantization_config = type("Few", (), {"load_in_8bit": True})
+    model.language.config.quantization_config = BitsAndBytesConfig(load_in_8bit=True)
     assert not static_decoding.suits(model), "8 bit"
     small = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
     small |= {"num_hidden_layers": 2, "num_key_value_heads": 1, "vocab_size": 360}
