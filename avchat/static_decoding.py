@@ -31,6 +31,7 @@ SMALLEST = 512  # columns; doubled while they do not suffice, so that at most ha
 WARM_UPS = 2  # runs before a capture, in which libraries choose their kernels
 # their frequencies hang on the length: it would be read from the GPU in the middle of a graph
 LENGTH_ROPES = {"dynamic", "longrope"}
+_MAKING = Lock()  # one thread makes buffers, another finds them made
 
 
 def suits(model: AVChat) -> bool:
@@ -98,7 +99,8 @@ class StaticSteps:
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # what other threads do meanwhile (a page answers several people) does not spoil it
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.logits = self._forward()
         except RuntimeError as error:  # a kernel that cannot be captured
             reason = str(error).splitlines()[0]
@@ -165,8 +167,9 @@ def steps_for(model: AVChat, length: int) -> StaticSteps:
     columns = SMALLEST
     while columns <= length:
         columns *= 2
-    steps = model.steps.get(columns)
-    moved = steps is not None and steps.weight != address(model.language)
-    if steps is None or moved or steps.language is not model.language:
-        steps = model.steps[columns] = StaticSteps(model.language, columns)
-    return steps
+    with _MAKING:
+        steps = model.steps.get(columns)
+        moved = steps is not None and steps.weight != address(model.language)
+        if steps is None or moved or steps.language is not model.language:
+            steps = model.steps[columns] = StaticSteps(model.language, columns)
+        return steps
