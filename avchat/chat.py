@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from avchat.decoding import Said, Spoken, Thread, decode, picker
-from avchat.encoders import SENSES, STATES_HZ, Sense
+from avchat.encoders import SENSES, STATES_HZ, Features, Sense
 from avchat.evidence import Evidence, conditions, weigh
 from avchat.media import Media, load_media
 from avchat.model import AVChat
@@ -106,22 +106,25 @@ class Conversation:
         media: Media | Sequence[Media],
         media_s: float = 0.0,
         transcript: Transcriber | None = None,
+        *,
+        features: list[Features] | None = None,
     ) -> None:
         """Encode a decoded clip, or some parts of a file in their order; PromptError when the
         tokens do not fit the model's context.
 
         Args: transcript: what writes down what is said, for the prompt: `model.transcriber`, or
-        another Whisper; None: the model hears by its own audio tokens alone.
+        another Whisper; None: the model hears by its own audio tokens alone; features: what was
+        encoded of the parts already.
         """
         start = perf_counter()
         self.model, self.transcriber = model, transcript
         self.media = (media,) if isinstance(media, Media) else tuple(media)
         self.receipt: Receipt | None = None
-        inputs = [model.prepare(part) for part in self.media]
+        inputs = features or [model.prepare(part) for part in self.media]
         slots = [slot for part in inputs for slot in model.plan(part)]
         check_budget(model.prompt.media_prefix(slots).ids, model.context, question=False)
         with torch.inference_mode():
-            self.features = model.encode(inputs)
+            self.features = features or model.encode(inputs)
         self._spent = (media_s, perf_counter() - start)  # until the first answer takes it over
         self._lines: tuple[Line, ...] | None = None  # all of the transcript, once it is there
         self._turns: list[Spoken] = []
@@ -170,6 +173,11 @@ class Conversation:
         What was said until then stays in the conversation.
         """
         pick = picker(temperature, top_p, seed)
+        self._running = self._stream(self.question(text, sense, max_new_tokens), pick, stop)
+        return self._running
+
+    def question(self, text: str, sense: Sense = "both", max_new_tokens: int = 64) -> Said:
+        """Lay out a question, before the first word of its answer; PromptError as in `ask`."""
         if sense not in SENSES:
             raise PromptError(f"no sense called {sense}: it is one of {', '.join(SENSES)}")
         if max_new_tokens < 1:
@@ -178,12 +186,11 @@ class Conversation:
             self._running.close()  # an answer that nobody read to its end
         question = self.model.prompt.turn(Turn(text), first=not self._turns).ids
         thread = self._thread(sense, self.num_said + len(question))
+        self._threads[sense] = thread
         ids = [*thread.prefix, *(token for turn in self._turns for token in turn.ids), *question]
         check_budget(ids, self.model.context)
         room = min(max_new_tokens, self.model.context - len(ids))
-        said = Said(thread, sense, ids, len(question), room)
-        self._running = self._stream(said, pick, stop)
-        return self._running
+        return Said(thread, sense, ids, len(question), room)
 
     def lines(self, sense: Sense) -> tuple[Line, ...] | None:
         """Return what is said in the clip, written down when first asked for; None where no
@@ -278,7 +285,7 @@ class Conversation:
             if not failed:
                 took = perf_counter() - began
                 timing = Timing(*self._spent, first_token_s or took, sum(self._spent) + took)
-                self.receipt = self._receipt(said, timing)
+                self.receipt = self.receipt_of(said, timing)
                 self._commit(said)
 
     def _commit(self, said: "Said") -> None:
@@ -290,7 +297,7 @@ class Conversation:
             self._turns.append(Spoken(question, answer, said.sense))
             self._threads[said.sense] = said.thread
 
-    def _receipt(self, said: "Said", timing: Timing) -> Receipt:
+    def receipt_of(self, said: "Said", timing: Timing) -> Receipt:
         """Write down what an answer rests on."""
         parts, slots = said.thread.parts, said.thread.slots
         visual, audio = sum(slot.visual for slot in slots), sum(slot.audio for slot in slots)

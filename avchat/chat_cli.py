@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tqdm import tqdm
 from tyro.conf import Positional, arg
 
+from avchat.batch_cli import chat_batch
 from avchat.input_error import InputError, in_one_line, say
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chat:
-    """Ask a video a question; the answer streams to stdout. Without a question, a conversation."""
+    """Ask a video a question; the answer streams to stdout. Without a question, a conversation.
+    With --batch, answer the questions of a file into another."""
 
-    video: Positional[Path]
+    video: Annotated[Path | None, Positional, arg(metavar="VIDEO")] = None
     """video, sound or picture file"""
     question: Annotated[str | None, Positional, arg(metavar="QUESTION")] = None
     """what to ask; left out on a terminal, questions are read one by one"""
@@ -73,10 +75,19 @@ auto, the one that comes with the model"""
 that must be written again; slow, the same answers"""
     json: bool = False
     """print one JSON object: the answer, what was seen and heard, tokens, seconds"""
+    batch: Annotated[Path | None, arg(metavar="IN.jsonl")] = None
+    """answer the questions of a file, a JSON object a line: "video" (relative to that file), \
+"question" and, where wanted, "id", "sense", "start", "end"; VIDEO and QUESTION are left out"""
+    out: Annotated[Path | None, arg(metavar="OUT.jsonl")] = None
+    """with --batch: the answers, a line each in the same order; the same command goes on where it \
+was stopped"""
 
 
 def chat(verb: Chat) -> None:
-    """Answer one question about a file, or all that are typed."""
+    """Answer one question about a file, or all that are typed, or those of a file of questions."""
+    if verb.batch is not None:
+        chat_batch(verb)
+        return
     _check(verb)
     conversation = _open(verb)
     notice = conversation.model.config.notice
@@ -97,6 +108,10 @@ def _check(verb: Chat) -> None:
     """Find what is wrong with the arguments and the file before torch and a model are loaded."""
     from avchat.media import MediaError, probe
 
+    if verb.out is not None:
+        raise InputError("--out is for the answers of --batch")
+    if verb.video is None:
+        raise InputError("no file: avchat chat VIDEO QUESTION (see avchat chat --help)")
     if verb.question is None and (verb.json or not sys.stdin.isatty()):
         raise InputError("no question: avchat chat VIDEO QUESTION")
     if verb.question is not None and not verb.question.strip():

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from avchat.encoders import Features, Sense
 from avchat.model import AVChat
 from avchat.prompt import PromptError
+from avchat.static_decoding import StaticSteps, steps_for, suits
 from avchat.transcripts import Line
 
 
@@ -32,10 +33,15 @@ class Thread:
         self.prefix = model.prompt.media_prefix(self.slots, lines).ids
         self.ids: list[int] = []
         self.cache = DynamicCache()
+        self.static = suits(model)
+        self.steps: StaticSteps | None = None  # that hold keys and values which the cache lacks
 
     @torch.inference_mode()
     def feed(self, ids: Sequence[int]) -> Tensor:
         """Append tokens; return the logits [V] of what comes next."""
+        if self.static and self.ids and len(ids) == 1:
+            return self._step(ids[0])
+        self.settle()
         row = torch.tensor([ids], device=self.model.device)
         media = self.model.project(self.parts) if min(ids) < 0 else []
         logits = self.model.language(
@@ -46,6 +52,23 @@ class Thread:
         ).logits
         self.ids += ids
         return self.model.sayable(logits[0, -1]).float()
+
+    def _step(self, token: int) -> Tensor:
+        """Append one token by the model's static buffers; logits as from `feed`."""
+        steps = steps_for(self.model, len(self.ids))
+        if steps is not self.steps:
+            self.settle()
+            self.steps = steps
+        logits = steps.step(self.cache, token)
+        self.ids.append(token)
+        return self.model.sayable(logits)
+
+    @torch.inference_mode()
+    def settle(self) -> None:
+        """Bring all keys and values into the cache."""
+        if self.steps is not None:
+            self.steps.give_back(self.cache)
+            self.steps = None
 
     def kept(self, length: int) -> list[tuple[Tensor, Tensor]]:
         """Return each layer's keys and values [1, H, length, D] of the first tokens."""
@@ -88,14 +111,18 @@ class Said:
 def decode(said: Said, pick: Callable[[Tensor], int], stop: Event | None) -> Iterator[int]:
     """Say one token after another, each computed from the kept keys and values."""
     pending = said.prompt[len(said.thread.ids) :]
-    while len(said.ids) < said.room and not (stop is not None and stop.is_set()):
-        token = pick(said.thread.feed(pending))
-        if said.thread.model.prompt.stops(token):
-            said.ended = True
-            return
-        said.ids.append(token)
-        pending = [token]
-        yield token
+    stops = said.thread.model.prompt.stops
+    try:
+        while len(said.ids) < said.room and not (stop is not None and stop.is_set()):
+            token = pick(said.thread.feed(pending))
+            if stops(token):
+                said.ended = True
+                return
+            said.ids.append(token)
+            pending = [token]
+            yield token
+    finally:
+        said.thread.settle()
 
 
 def picker(temperature: float, top_p: float, seed: int | None) -> Callable[[Tensor], int]:

@@ -106,6 +106,7 @@ def weigh(
         known = [*thread.prefix, *before]
         if rest := known[len(thread.ids) :]:
             thread.feed(rest)
+            thread.settle()
     rows = list(dict.fromkeys(wanted.values()))
     chances = log_chances([threads[row] for row in rows], len(before), question, answer)  # [B, A]
     full = chances[rows.index(sense)]

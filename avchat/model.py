@@ -112,6 +112,7 @@ class AVChat(nn.Module):
         # the folder with the language model's weights, where those in memory are in 4 or 8 bit
         self.unquantised: Path | None = None
         self.card = ""  # of the folder that it was loaded from
+        self.steps: dict[int, Any] = {}  # static_decoding.py's buffers, by their columns
 
     @classmethod
     def from_config(

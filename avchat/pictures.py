@@ -47,6 +47,7 @@ from avchat.listing import (
     list_together,
 )
 
+CORES = os.cpu_count() or 1  # decoders of one file share; batch_media.py runs a file on each
 DENSE = 4  # decord from every fourth frame on
 MAX_WORKERS = 8  # decoders side by side
 MAX_PIXELS_HELD = 600_000_000  # by all decoders in reference frames: 0.9 GB at 1.5 bytes a pixel
@@ -111,7 +112,7 @@ def decode_dense(
             str(path.absolute()),
             width=shape.width,
             height=shape.height,
-            num_threads=os.cpu_count() or 1,
+            num_threads=CORES,
             fault_tol=1e-9,  # refuse to repeat a good frame in place of a damaged one
         )
         if len(reader) != len(listed.stamps):
@@ -150,11 +151,10 @@ def decode_side_by_side(
 ) -> Decoded:
     """Share the groups that hold wanted frames out among several decoders."""
     work = list(groups.items())
-    cores = os.cpu_count() or 1
     affordable = MAX_PIXELS_HELD // (FRAMES_HELD * max(1, shape.source_pixels))
-    workers = max(1, min(cores, MAX_WORKERS, len(work), affordable))
+    workers = max(1, min(CORES, MAX_WORKERS, len(work), affordable))
     cuts = [i * len(work) // workers for i in range(workers + 1)]
-    threads = max(1, cores // workers)
+    threads = max(1, CORES // workers)
 
     def decode_share(first: int, last: int) -> Decoded:
         return decode_groups(path, keys, work[first:last], shape, threads, strict)

@@ -1,7 +1,7 @@
-"""How fast are the parts? `python eval/speed.py media | find | index | train | step`.
+"""How fast are the parts? `python eval/speed.py media | chat | find | index | train | step`.
 
-`find` is in eval/finding.py, `index` in eval/indexing_speed.py, `train` in eval/training_speed.py,
-`step` in eval/step_speed.py.
+`chat` is in eval/chat_speed.py, `find` in eval/finding.py, `index` in eval/indexing_speed.py,
+`train` in eval/training_speed.py, `step` in eval/step_speed.py.
 
 `media`: media prepared, against the ways of peers.
 
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `avchat index` has it, before any OpenMP
 
 import av
+import chat_speed
 import decord
 import finding
 import indexing_speed
@@ -38,6 +39,7 @@ import numpy as np
 import step_speed
 import training_speed
 import tyro
+from chat_speed import ChatSpeed
 from finding import FindSpeed
 from indexing_speed import IndexSpeed
 from step_speed import StepSpeed
@@ -180,17 +182,19 @@ def resample(frames: Iterable[av.AudioFrame]) -> np.ndarray:
     return np.concatenate([piece.to_ndarray()[0] for piece in pieces + resampler.resample(None)])
 
 
-def make_clips(folder: Path) -> tuple[Path, ...]:
-    """Write a 480p and a 1080p clip of 20 s, drifting noise and a tone, where no real ones are."""
-    clips = folder / "made_480p.mp4", folder / "made_1080p.mp4"
-    for clip, (width, height) in zip(clips, ((854, 480), (1920, 1080)), strict=True):
+def make_clips(
+    folder: Path, seconds: int = 20, sizes: Sequence[tuple[int, int]] = ((854, 480), (1920, 1080))
+) -> tuple[Path, ...]:
+    """Write a 480p and a 1080p clip, drifting noise and a tone, where no real ones are."""
+    clips = tuple(folder / f"made_{height}p.mp4" for _, height in sizes)
+    for clip, (width, height) in zip(clips, sizes, strict=True):
         noise = np.random.default_rng(0).integers(0, 255, (height // 8, width // 8, 3), np.uint8)
         big = noise.repeat(8, 0).repeat(8, 1)[: height & ~1, : width & ~1]
         with av.open(str(clip), "w") as out:
             video = out.add_stream("libx264", rate=30, options={"preset": "veryfast"})
             video.height, video.width = big.shape[:2]
             audio = out.add_stream("aac", rate=44_100, layout="mono")
-            for number in range(600):
+            for number in range(30 * seconds):
                 picture = av.VideoFrame.from_ndarray(np.roll(big, 3 * number, axis=1), "rgb24")
                 out.mux(video.encode(picture))
                 at = np.arange(number * 1470, (number + 1) * 1470) / 44_100
@@ -210,6 +214,7 @@ if __name__ == "__main__":
         "index": IndexSpeed,
         "train": TrainSpeed,
         "step": StepSpeed,
+        "chat": ChatSpeed,
     }
     run = tyro.extras.subcommand_cli_from_dict(kinds, description=__doc__)
     if isinstance(run, FindSpeed):
@@ -220,5 +225,7 @@ if __name__ == "__main__":
         training_speed.main(run)
     elif isinstance(run, StepSpeed):
         step_speed.main(run)
+    elif isinstance(run, ChatSpeed):
+        chat_speed.main(run, lambda folder: make_clips(folder, 30, [(854, 480)])[0])
     else:
         main(run)

@@ -147,14 +147,18 @@ def step_flops(run: StepSpeed, model: AVChat, batch: Batch) -> float:
     return 4 * base * tokens + 6 * adapters * tokens + 4 * head + 3 * attention * tokens
 
 
-def peak_flops(device: torch.device) -> tuple[float, str]:
-    """Look the device's peak up, or measure it by a large matrix product."""
+def peak_flops(device: torch.device, dtype: torch.dtype | None = None) -> tuple[float, str]:
+    """Look the device's peak up, or measure it by a large matrix product.
+
+    Args: dtype: of that product; None for bf16 on a GPU, fp32 elsewhere.
+    """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for known, peak in PUBLISHED_PEAK.items():
             if known in name:
                 return peak, "published"
-    side, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
+    side, usual = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
+    dtype = dtype or usual
     a = torch.randn(side, side, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(5):

@@ -98,6 +98,42 @@ def test_a_follow_up_computes_only_its_own_tokens(talk: Conversation) -> None:
     assert set(fed[1:]) <= {1}
 
 
+def test_a_follow_up_at_size_computes_neither_media_nor_turns() -> None:
+    """As many media tokens as Owlet has, through small parts: counted at each part's door."""
+    config = replace(
+        POOLED_CONFIG,
+        frames=100,
+        language=replace(
+            POOLED_CONFIG.language,
+            inline=POOLED_CONFIG.language.inline | {"max_position_embeddings": 1024},
+        ),
+        projector=replace(POOLED_CONFIG.projector, audio_tokens=64),
+    )
+    model = build_model(config)
+    talk = Conversation(model, make_media(frames=100, duration_s=30.0))
+    fed, calls = [], []
+    hooks = [
+        model.language.register_forward_pre_hook(
+            lambda module, args, kwargs: fed.append(kwargs["inputs_embeds"].shape[1]),
+            with_kwargs=True,
+        )
+    ]
+    doors = [model.vision, model.audio, model.visual_projector, model.audio_projector]
+    hooks += [door.register_forward_pre_hook(lambda door, _: calls.append(door)) for door in doors]
+    ask(talk, QUESTIONS[0])
+    prompt = fed[0]
+    assert prompt > 100 + 16 + 64 and calls == doors[2:], "encoded when it was opened"
+    for question in QUESTIONS[1:]:
+        fed.clear()
+        calls.clear()
+        ask(talk, question)
+        words = len(model.prompt.turn(Turn(question), first=False).ids)
+        assert not calls
+        assert sum(fed) <= words + 2 + 8, "its own words, the end before them, its answer"
+    for hook in hooks:
+        hook.remove()
+
+
 def test_the_ids_in_the_cache_are_those_of_training(talk: Conversation) -> None:
     model = talk.model
     answers = ["the red circle", "blue", "a green star"]

@@ -1,0 +1,13 @@
+"""A decoder that dies over one file; in a file of its own, since a worker process imports it."""
+
+import os
+
+from avchat import isolation
+from avchat.batch_media import serve
+
+
+def crash_on_b(request: dict) -> isolation.Reply:
+    """Die over one file of an order, as a decoder might."""
+    if any(part["path"].endswith("b.mp4") for part in request["parts"]):
+        os.abort()
+    return serve(request)
