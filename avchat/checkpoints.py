@@ -38,6 +38,7 @@ from avchat.config import (
     MODEL_TYPE,
     OWLET,
     PHI_2,
+    VLSA_TYPE,
     Config,
     LoraConfig,
     ModelError,
@@ -109,6 +110,8 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
     kind = raw.get("model_type")
     if kind == MODEL_TYPE:
         return _own(folder)
+    if kind == VLSA_TYPE:
+        raise ModelError(f"{folder}: a lookup head (--head), not a model that answers")
     if kind != BUNNY_TYPE:
         raise ModelError(
             f"{folder / CONFIG_FILE}: a model of type {kind}; known are {MODEL_TYPE} and "

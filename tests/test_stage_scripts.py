@@ -164,9 +164,9 @@ def test_what_a_run_cannot_start_from_is_one_line(
     (tmp_path / "llava" / "config.json").write_text('{"model_type": "llava"}')
     for init, said in (
         (other, "does not fit config.json"),
-        (tmp_path / "llava", "not a configuration of an avchat model"),
+        (tmp_path / "llava", "a model of type llava; known are avchat and bunny-phi"),
         (tmp_path / "nowhere", "no model called"),
-        (ROOT / "avchat" / "assets" / "heads" / "tiny", "not a configuration of an avchat model"),
+        (ROOT / "avchat" / "assets" / "heads" / "tiny", "a lookup head"),
     ):
         with pytest.raises(ModelError, match=said) as raised:
             run(finetune, "Finetune", tmp_path / "run", manifest, init=str(init))
