@@ -17,6 +17,16 @@ from avchat.language import load_tokenizer
 from avchat.templates import prompt_config
 
 
+def given_ears(name: str, config: Config, whisper: str) -> Config:
+    """Name the Whisper by which a model is to learn to hear; ConfigError where it hears already."""
+    if config.hears:
+        raise ConfigError(
+            f"{name}: hears already, with {config.audio.hub or 'an encoder of its own'}; --whisper "
+            "is for presets, and for models that were never taught to hear"
+        )
+    return replace(config, audio=AudioConfig(hub=whisper))
+
+
 def rebased(name: str, *, llm: str = "", vision: str = "", whisper: str = "") -> Config:
     """Put a preset on other bases; an empty name leaves the preset's own.
 

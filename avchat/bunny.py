@@ -111,16 +111,16 @@ def place_phi(placed: Placed, shapes: Shapes, config: PreTrainedConfig) -> None:
     placed.put(shapes, "", "language.", expected)
 
 
-def place_projector(placed: Placed, shapes: Shapes, width: int) -> None:
+def place_projector(placed: Placed, shapes: Shapes, width: int, prefix: str = PROJECTOR) -> None:
     """Place the visual projector: Linear, GELU, Linear."""
-    first = shapes.get(f"{PROJECTOR}0.weight", (width, 0))
+    first = shapes.get(f"{prefix}0.weight", (width, 0))
     expected = {
         "0.weight": (width, first[-1]),
         "0.bias": (width,),
         "2.weight": (width, width),
         "2.bias": (width,),
     }
-    placed.put(shapes, PROJECTOR, OURS["projector"], expected)
+    placed.put(shapes, prefix, OURS["projector"], expected)
 
 
 def tower_name(raw: dict[str, Any]) -> str:

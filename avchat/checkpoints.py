@@ -51,12 +51,21 @@ from avchat.saved import (
     WEIGHTS_FILE,
     read_weights,
 )
-from avchat.weight_files import check_whole, read_file, read_header, weight_files
+from avchat.weight_files import (
+    INDEX,
+    SAFE_FILE,
+    TORCH_FILE,
+    check_whole,
+    read_file,
+    read_shapes,
+    weight_files,
+)
 
 BUNNY_TYPE = "bunny-phi"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 REST_FILE, PROJECTOR_FILE = "non_lora_trainables.bin", "mm_projector.bin"
+WHOLE = (SAFE_FILE, SAFE_FILE + INDEX, TORCH_FILE, TORCH_FILE + INDEX)
 ADAPTER_PREFIX = "base_model.model."
 # Bunny's head has no bias and stock phi-2's has one: over it all was trained as if it were zero.
 HEAD_BIAS = "language.lm_head.bias"
@@ -76,7 +85,6 @@ class Checkpoint:
     config: Config
     files: tuple[Path, ...]
     tokenizer: str
-    tokenizer_revision: str | None = None
     architecture: PreTrainedConfig | None = None
     adapter: Path | None = None
     names: dict[str, str] | None = None
@@ -106,7 +114,7 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
     Raises:
         ModelError: there is no model that we know, or tensors are missing or left over.
     """
-    raw = _raw_config(folder)
+    raw = _read_json(folder / CONFIG_FILE)
     kind = raw.get("model_type")
     if kind == MODEL_TYPE:
         return _own(folder)
@@ -125,24 +133,26 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
         config = replace(OWLET, name=name or folder.name, prompt=PROMPT, hears=False)
         if (folder / ADAPTER_CONFIG).is_file():
             return _adapters(folder, raw, config)
-        if (folder / PROJECTOR_FILE).is_file():
+        alone = not any((folder / name).is_file() for name in WHOLE)
+        if alone and (folder / PROJECTOR_FILE).is_file():
             return _projector(folder, raw, config)
         return _merged(folder, raw, config)
+    except ModelError:
+        raise
     except UnknownForm as error:
         raise ModelError(f"{folder}: {error}") from error
-    except (KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{folder}: its configuration is not Bunny's ({reason})") from error
 
 
-def _raw_config(folder: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        raw = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        reason = f"{folder / CONFIG_FILE}: not readable as a configuration ({error})"
-        raise ModelError(reason) from error
+        raise ModelError(f"{path}: not readable as a configuration ({error})") from error
     if not isinstance(raw, dict):
-        raise ModelError(f"{folder / CONFIG_FILE}: not a configuration")
+        raise ModelError(f"{path}: not a configuration")
     return raw
 
 
@@ -166,7 +176,7 @@ def _merged(folder: Path, raw: dict[str, Any], config: Config) -> Checkpoint:
     files = tuple(weight_files(folder))
     shapes: Shapes = {}
     for path in files:
-        shapes |= _shapes_in(path)
+        shapes |= read_shapes(path)
     rows = shapes.get("lm_head.weight", (raw["vocab_size"],))[0]  # config.json may say 51200
     architecture = phi_config({**raw, "vocab_size": rows})
     placed, width = Placed(), architecture.hidden_size
@@ -191,7 +201,7 @@ def _merged(folder: Path, raw: dict[str, Any], config: Config) -> Checkpoint:
 
 def _adapters(folder: Path, raw: dict[str, Any], config: Config) -> Checkpoint:
     """Place an adapter's projector; check that the adapter has all layers that it speaks of."""
-    said = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    said = _read_json(folder / ADAPTER_CONFIG)
     base = _base(said["base_model_name_or_path"])
     targets = tuple(sorted(said["target_modules"]))
     lora = LoraConfig(said["r"], said["lora_alpha"], said["lora_dropout"], targets)
@@ -200,7 +210,7 @@ def _adapters(folder: Path, raw: dict[str, Any], config: Config) -> Checkpoint:
         lacking = REST_FILE if adapter else ADAPTER_FILES[0]
         raise ModelError(f"{folder / lacking}: missing; download the repository again")
     layers = range(raw["num_hidden_layers"])
-    held, placed = _shapes_in(adapter), Placed()
+    held, placed = read_shapes(adapter), Placed()
     for layer in layers:
         for target in targets:
             part = "mlp" if target.startswith("fc") else "self_attn"
@@ -224,13 +234,9 @@ def _projector(
     prefix: str = PROJECTOR,
 ) -> Checkpoint:
     """Place a projector over stock phi-2 and SigLIP from the Hub."""
-    path = path or folder / PROJECTOR_FILE
-    shapes = _shapes_in(path)
-    placed = Placed()
-    renamed = {PROJECTOR + n.removeprefix(prefix): s for n, s in shapes.items() if prefix in n}
-    place_projector(placed, renamed, raw["hidden_size"])
-    back = {PROJECTOR + n.removeprefix(prefix): n for n in shapes if prefix in n}
-    placed.names = {back[theirs]: ours for theirs, ours in placed.names.items()}
+    path, placed = path or folder / PROJECTOR_FILE, Placed()
+    shapes = read_shapes(path)
+    place_projector(placed, shapes, raw["hidden_size"], prefix)
     placed.check(path, shapes)
     base = _base(raw.get("_name_or_path", ""))
     tower_name(raw)  # is one that we know
@@ -252,10 +258,3 @@ def _base(named: str) -> str:
     What is named is often a folder of the authors' machine.
     """
     return named if Path(named).is_dir() else str(PHI_2.hub)
-
-
-def _shapes_in(path: Path) -> Shapes:
-    """Read names and shapes; a pickle tells them only when it is read."""
-    if path.suffix == ".safetensors":
-        return {name: tensor.shape for name, tensor in read_header(path).items()}
-    return {name: tuple(tensor.shape) for name, tensor in read_file(path).items()}

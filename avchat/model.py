@@ -257,8 +257,13 @@ class AVChat(nn.Module):
         """
         if self.config.hears:
             return
-        self.config = config = replace(self.config, hears=True)
-        self.audio = build_audio(config.audio).requires_grad_(False).to(self.device)
+        config = replace(self.config, hears=True)
+        try:
+            self.audio = build_audio(config.audio).requires_grad_(False).to(self.device)
+        except OSError as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"audio {config.audio.hub}: not to be had ({reason})") from error
+        self.config = config
         width = self.language.get_input_embeddings().embedding_dim
         self.audio_projector = AudioProjector(config.projector, self.audio.width, width)
         self.audio_projector.to(self.device)

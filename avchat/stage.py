@@ -18,12 +18,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from avchat.bases import rebased
+from avchat.bases import given_ears, rebased
 from avchat.batches import Batches, Layout
 from avchat.card import run_card
 from avchat.clip_source import Cached, Decoded
 from avchat.collate import Batch as Rows
-from avchat.config import ModelError
+from avchat.config import PRESETS, ModelError
 from avchat.data import DataError, Sample, read_manifest
 from avchat.data_rows import wrong_root
 from avchat.encoders import Inputs, encode
@@ -58,7 +58,8 @@ class StageConfig(RunConfig):
     vision: str = ""
     """With --init timeline: another SigLIP, or a SigLIP 2 of a fixed size."""
     whisper: str = ""
-    """With --init timeline: another Whisper, by its name, a Hub id, a folder or a .pt file."""
+    """With --init timeline, or a model that was never taught to hear: a Whisper, by its name, a Hub
+    id, a folder or a .pt file."""
     data: tuple[Path, ...] = ()
     """Manifests (JSON lines) of clips with questions and answers, or with captions."""
     validation: tuple[Path, ...] = ()
@@ -99,10 +100,13 @@ def begin(run: StageConfig, name: str, bits: Bits | None = None) -> AVChat:
         ModelError: it cannot be had.
     """
     device = own_device()
-    if not (run.llm or run.vision or run.whisper):
-        return AVChat.from_pretrained(
-            name, device=device, bits=bits, trainable=True, adapters=False
-        )
+    ears = "" if name in PRESETS or run.llm or run.vision else run.whisper
+    if ears or not (run.llm or run.vision or run.whisper):
+        how = {"device": device, "bits": bits, "trainable": True, "adapters": False}
+        model = AVChat.from_pretrained(name, **how)
+        if ears:
+            model.config = given_ears(name, model.config, ears)
+        return model
     try:
         config = rebased(name, llm=run.llm, vision=run.vision, whisper=run.whisper)
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16

@@ -195,14 +195,23 @@ def _check_file(path: Path) -> set[str] | None:
     return None
 
 
-def read_file(path: Path) -> dict[str, Tensor]:
-    """Read one file of weights, a safetensors file or a torch pickle, on the CPU.
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read names and shapes in a file of weights; ModelError as from `read_file`."""
+    if path.suffix == ".safetensors":
+        return {name: stored.shape for name, stored in read_header(path).items()}
+    return {name: tuple(tensor.shape) for name, tensor in read_file(path, "meta").items()}
+
+
+def read_file(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """Read one file of weights, a safetensors file or a torch pickle.
+
+    Args: device: of a pickle's tensors; "meta" for shapes without values.
 
     Raises:
         ModelError: it is absent, damaged, or a pickle that holds more than tensors.
     """
     if path.suffix != ".safetensors":
-        tensors = read_pickle(path)
+        tensors = read_pickle(path, device)
         if isinstance(tensors, dict) and all(isinstance(t, Tensor) for t in tensors.values()):
             return tensors
         raise ModelError(f"{path}: not a dict of tensors by name")

@@ -95,6 +95,25 @@ def test_an_audio_projector_of_no_whispers_width_is_refused(
         read_checkpoint(folder)
 
 
+def test_settings_that_cannot_be_read_are_one_line(
+    stock: tuple[Path, Path, Weights], bunny: Path, tmp_path: Path
+) -> None:
+    write_adapters(tmp_path / "lora", stock[0], stock[1])
+    (tmp_path / "lora" / "adapter_config.json").write_text('{"r": ')
+    with pytest.raises(ModelError, match="adapter_config.json: not readable"):
+        read_checkpoint(tmp_path / "lora")
+    folder = small(tmp_path / "list", bunny)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(ModelError, match="config.json: not a configuration"):
+        read_checkpoint(folder)
+
+
+def test_a_projector_beside_a_whole_model_is_not_taken_for_it(bunny: Path, tmp_path: Path) -> None:
+    folder = small(tmp_path / "both", bunny)
+    torch.save(public.projector("model.mm_projector."), folder / "mm_projector.bin")
+    assert len(read_checkpoint(folder).names) == 877
+
+
 @pytest.mark.parametrize("fault", ["shard missing", "cut off", "header", "adapter layer"])
 def test_a_damaged_folder_names_its_file(
     fault: str, bunny: Path, stock: tuple[Path, Path, Weights], tmp_path: Path

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import public
@@ -11,8 +10,9 @@ import torch
 from public import our_logits, still
 from small import build_model
 
+from avchat.bases import given_ears
 from avchat.cli import main
-from avchat.config import AudioConfig, ModelError
+from avchat.config import ConfigError, ModelError
 from avchat.importing import import_model
 from avchat.model import AVChat
 from avchat.trainable import Trainable, choose
@@ -67,7 +67,7 @@ def test_a_model_that_cannot_hear_learns_to(bunny: Path, tmp_path: Path) -> None
     """Training its audio projector gets Whisper and saves both senses."""
     model = AVChat.from_pretrained(bunny)
     ears = public.small_whisper(tmp_path / "whisper.pt")
-    model.config = replace(model.config, audio=AudioConfig(hub=str(ears)))
+    model.config = given_ears("bunny", model.config, str(ears))
     frozen = Trainable(language="frozen", audio_projector="full", visual_projector="frozen")
     [group] = choose(model, frozen)
     assert group["part"] == "audio_projector" and model.config.hears and model.spec.hears
@@ -75,6 +75,8 @@ def test_a_model_that_cannot_hear_learns_to(bunny: Path, tmp_path: Path) -> None
     model.save_pretrained(tmp_path / "hearing")
     loaded = AVChat.from_pretrained(tmp_path / "hearing")
     assert loaded.config.hears
+    with pytest.raises(ConfigError, match="hears already"):
+        given_ears("it", loaded.config, str(ears))
     name = "mlp.mlp.0.weight"
     ours, theirs = (m.audio_projector.state_dict()[name] for m in (model, loaded))
     assert torch.equal(ours, theirs)

@@ -24,7 +24,7 @@ import torch
 from torch import distributed
 from tqdm import tqdm
 
-from avchat.bases import rebased
+from avchat.bases import given_ears, rebased
 from avchat.checkpoints import read_checkpoint
 from avchat.config import PRESETS, ModelError
 from avchat.data import DataError, read_manifest
@@ -84,7 +84,9 @@ def encoders_of(name: str, vision: str = "", whisper: str = "") -> AVChat:
         folder = None if is_unbundled(name) else find_checkpoint(name)
         found = None if folder is None else read_checkpoint(folder)
         config = PRESETS[name] if found is None else found.config
-        if vision or whisper:
+        if whisper and not vision and name not in PRESETS:
+            config = given_ears(name, config, whisper)
+        elif vision or whisper:
             config = rebased(name, vision=vision, whisper=whisper)
         tokenizer = load_tokenizer(ASSETS / "tiny" / TOKENIZER_FOLDER)
         small = replace(config, language=PRESETS["tiny"].language)
