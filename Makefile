@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PINS := pyproject.toml requirements.txt constraints.txt
-# Processes that share the default tests out.
-WORKERS ?= 2
+# Processes that share the default tests out: one more than two cores, since tests often wait.
+WORKERS ?= 3
 PATHS := avchat train eval tests app.py
 
 .PHONY: demo test test-slow tiny fmt lint clean
