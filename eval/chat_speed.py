@@ -119,7 +119,7 @@ def our_turns(run: ChatSpeed, model: AVChat, clip: Path) -> dict[str, Any]:
         "first_token_s": first.media_s + first.encode_s + first.first_token_s,
         "follow_up_first_token_s": later.first_token_s,
         "tokens_per_s": (run.tokens - 1) / spoken,
-        "ids": talk._turns[0][-run.tokens - 1 : -1],
+        "ids": [*talk._turns[0].answer[:-1]],
     }
 
 
