@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avchat import isolation, pictures
-from avchat.media import ARRAYS, Limits, Media, MediaError, load_media
+from avchat.media import Limits, Media, MediaError, load_media
+from avchat.parts import packed, unpacked
 
 SERVE = "avchat.batch_media:serve"  # what a process of its own runs
 MOST_FILES = 16  # of one process
@@ -63,31 +64,18 @@ def load_order(parts: Sequence[Part], frames: int) -> list[Media | MediaError]:
         if len(parts) == 1:
             return [MediaError(f"{Path(parts[0].path).name}: decoding {error}")]
         return [media for part in parts for media in load_order([part], frames)]
-    rest = iter(arrays)
-    return [
-        MediaError(fields["error"])
-        if "error" in fields
-        else Media(
-            *(next(rest) for _ in ARRAYS), **fields | {"warnings": tuple(fields["warnings"])}
-        )
-        for fields in reply["parts"]
-    ]
+    return unpacked(reply, arrays)
 
 
 def serve(request: dict) -> isolation.Reply:
     """Answer `load_order`, in the process of its own."""
-    replies, arrays = [], []
+    taken: list[Media | MediaError] = []
     if len(request["parts"]) > 1:
         pictures.CORES = 1  # of this process: others decode beside it, and threads cost a third
     for part in request["parts"]:
+        where = {"start": part["start"], "end": part["end"]}
         try:
-            media = load_media(
-                part["path"], frames=request["frames"], start=part["start"], end=part["end"]
-            )
+            taken.append(load_media(part["path"], frames=request["frames"], **where))
         except (MediaError, OSError) as error:
-            replies.append({"error": str(error)})
-            continue
-        fields = {name: value for name, value in vars(media).items() if name not in ARRAYS}
-        replies.append(fields)
-        arrays += [vars(media)[name] for name in ARRAYS]
-    return {"parts": replies}, arrays
+            taken.append(MediaError(str(error)))
+    return packed(taken)

@@ -152,7 +152,8 @@ def log_chances(
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=len(answer),
-    ).logits.float()  # B A V
+    ).logits
+    logits = model.sayable(logits).float()  # B A V
     said = torch.tensor(answer, device=device).expand(len(threads), -1)[..., None]
     return logits.log_softmax(-1).gather(-1, said)[..., 0].cpu()
 

@@ -14,7 +14,8 @@ import torch
 from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, PreTrainedConfig
 
-from avchat.checkpoints import read_checkpoint
+from avchat.bunny import phi_config
+from avchat.checkpoints import BUNNY_TYPE, read_checkpoint
 from avchat.config import CONFIG_FILE, MODEL_TYPE, OWLET, PRESETS, Config, ModelError
 from avchat.fetching import (
     Source,
@@ -37,17 +38,6 @@ from avchat.sizes import Counts, Unknown, count, free_memory, memory, precision_
 from avchat.weight_files import check_whole, read_header
 
 IGNORE = "AVCHAT_IGNORE_MEMORY"  # set to 1: load even where the count says that it does not fit
-BUNNY_TYPE = "bunny-phi"  # Bunny's and Owlet's model_type
-PHI_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "partial_rotary_factor",
-    "max_position_embeddings",
-)
 
 
 @dataclass(frozen=True)
@@ -132,8 +122,7 @@ def _plan_of_folder(name: str, folder: Path, sources: tuple[Source, ...]) -> Pla
         return Plan(name, found.config, (*own, *bases), found.architecture)
     if kind == BUNNY_TYPE:
         fields = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        phi = {key: fields[key] for key in PHI_FIELDS if key in fields}
-        return _merged(name, AutoConfig.for_model("phi", **phi), sources)
+        return _merged(name, phi_config(fields), sources)
     if kind != MODEL_TYPE:
         raise Unknown(
             f"{name}: a model of the type {kind or 'unknown'}, whose size avchat cannot tell"

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from avchat import isolation
 from avchat.listing import Wish
 from avchat.media import ARRAYS, Limits, Media, MediaError, decode_together, load_media
@@ -49,15 +51,7 @@ def load_parts(
         )
     except isolation.WorkerError as error:
         return [MediaError(f"{Path(path).name}: decoding {error}")] * len(windows)
-    rest = iter(arrays)
-    return [
-        MediaError(fields["error"])
-        if "error" in fields
-        else Media(
-            *(next(rest) for _ in ARRAYS), **fields | {"warnings": tuple(fields["warnings"])}
-        )
-        for fields in reply["parts"]
-    ]
+    return unpacked(reply, arrays)
 
 
 def take(request: dict) -> list[Media | MediaError]:
@@ -86,11 +80,29 @@ def take_each(request: dict) -> list[Media | MediaError]:
 
 def serve(request: dict) -> isolation.Reply:
     """Answer `load_parts`, in the process of its own."""
+    return packed(take(request))
+
+
+def packed(taken: Sequence[Media | MediaError]) -> isolation.Reply:
+    """Make decoded parts ready to be sent to another process."""
     parts, arrays = [], []
-    for one in take(request):
+    for one in taken:
         if isinstance(one, MediaError):
             parts.append({"error": str(one)})
             continue
         parts.append({name: value for name, value in vars(one).items() if name not in ARRAYS})
         arrays += [vars(one)[name] for name in ARRAYS]
     return {"parts": parts}, arrays
+
+
+def unpacked(reply: dict, arrays: Sequence[np.ndarray]) -> list[Media | MediaError]:
+    """Read decoded parts that another process has sent."""
+    rest = iter(arrays)
+    return [
+        MediaError(fields["error"])
+        if "error" in fields
+        else Media(
+            *(next(rest) for _ in ARRAYS), **fields | {"warnings": tuple(fields["warnings"])}
+        )
+        for fields in reply["parts"]
+    ]
