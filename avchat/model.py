@@ -34,6 +34,7 @@ from avchat.encoders import (
     input_spec,
     prepare,
 )
+from avchat.input_error import say
 from avchat.language import (
     Bits,
     Spread,
@@ -330,6 +331,8 @@ class AVChat(nn.Module):
                 base = PRESETS[str(name)]
                 return cls.from_config(base, lora=adapters, **how).place(device)
             found = read_checkpoint(find_checkpoint(str(name)), Path(name).name)
+            for line in found.found:
+                say(f"{name}: {line}")
             config, weights, language = found.config, found.weights(), None
             tokenizer = load_tokenizer(found.tokenizer)
             if found.architecture is not None:  # all of it is here: the base is not asked for

@@ -53,6 +53,11 @@ def model(bunny: Path) -> AVChat:
     return AVChat.from_pretrained(bunny)
 
 
+def test_what_was_found_is_said(bunny: Path, capsys: pytest.CaptureFixture) -> None:
+    AVChat.from_pretrained(bunny)
+    assert f"{bunny}: vision: 26 layers of siglip-so400m" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def seen(weights: Weights) -> Tensor:
     """Compute the picture's visual tokens [729, D] as published."""

@@ -1,5 +1,8 @@
 """Steps over static buffers say what steps over a growing cache say, on the CPU without a graph."""
 
+import json
+import runpy
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -107,3 +110,17 @@ def test_what_is_not_plain_takes_the_other_path(static: None) -> None:
     assert static_decoding.suits(model)
     model.language.config._attn_implementation = "eager"
     assert not static_decoding.suits(model), "its mask is another"
+
+
+def test_the_benchmark_says_what_generate_says(
+    clip: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our path and `generate` over the same embeddings take the same tokens."""
+    folder = Path(__file__).resolve().parent.parent / "eval"
+    monkeypatch.syspath_prepend(str(folder))
+    speed = runpy.run_path(str(folder / "chat_speed.py"))
+    run = speed["ChatSpeed"](tokens=5, repeats=1, warm_up=0, json=True)
+    speed["main"](run, lambda _: clip)
+    report = json.loads(capsys.readouterr().out)
+    assert report["tokens_alike"] == "5 of 5"
+    assert report["ours"]["follow_up_first_token_s"] > 0 and report["limits"]["prompt_tokens"] > 20
