@@ -31,7 +31,7 @@ def chat_batch(verb: "Chat") -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _check(verb)
     from avchat.batch_lines import Answers, BatchError, read_lines, survey
-    from avchat.batch_run import Asking, answer_lines, leave_a_core, settings_of
+    from avchat.batch_run import Asking, answer_lines, leave_a_core, settings_of, whisper_key
 
     try:
         found = survey(verb.batch)
@@ -45,7 +45,7 @@ def chat_batch(verb: "Chat") -> None:
             verb.top_p,
             verb.seed,
             verb.max_new_tokens,
-            None if transcriber is None else transcriber.name,
+            None if transcriber is None else whisper_key(transcriber.name),
         )
         answers = Answers(verb.out, settings_of(model, asking))
         lines = read_lines(verb.batch)
@@ -54,6 +54,7 @@ def chat_batch(verb: "Chat") -> None:
         chunks = answer_lines(model, lines, asking, transcriber)
         leave_a_core(model)
         _run(verb, found, answers, chunks)
+        answers.close()
     except BatchError as error:
         raise InputError(str(error)) from error
     if not answers.answered:
@@ -76,8 +77,14 @@ def _check(verb: "Chat") -> None:
         raise InputError(f"--frames must be at least 1, not {verb.frames}")
     if verb.max_new_tokens < 1:
         raise InputError(f"--max-new-tokens must be at least 1, not {verb.max_new_tokens}")
-    if _same(verb.batch, verb.out):
-        raise InputError(f"{verb.out}: is the file of the questions; name another for the answers")
+    from avchat.batch_lines import SETTINGS
+
+    beside = verb.out.with_name(verb.out.name + SETTINGS)
+    for written in (verb.out, beside):
+        if _same(verb.batch, written):
+            raise InputError(f"{written}: is the file of the questions; name another --out")
+    if verb.batch.exists() and not verb.batch.is_file():
+        raise InputError(f"{verb.batch}: is read twice, so it must be a plain file, no pipe")
     if verb.out.is_dir() or not verb.out.absolute().parent.is_dir():
         raise InputError(f"{verb.out}: not a file that can be written")
 

@@ -6,17 +6,22 @@ second file, in the same order. Both are read line by line: they may have millio
 """
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from avchat.batch_media import Part
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
 FIELDS = ("id", "video", "question", "sense", "start", "end")  # given back with the answer
 LINE_SENSES = ("both", "sound", "picture")
+LONGEST_S = 1e9  # seconds: thirty years; nan is not below it either
 SETTINGS = ".settings.json"  # ends the name of the file beside the answers
 
 
@@ -95,7 +100,7 @@ def _checked(where: str, raw: bytes) -> dict[str, Any]:
     for name in ("start", "end"):
         value = fields.get(name)
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (number and math.isfinite(value)):
+        if value is not None and not (number and abs(value) < LONGEST_S):
             raise BatchError(f'{where}: "{name}" must be a number of seconds')
     return fields
 
@@ -116,6 +121,7 @@ class Answers:
         self.path, self.settings = path, settings
         self.beside = path.with_name(path.name + SETTINGS)
         self.answered = self.failed = 0  # by this run and those before it
+        self._held: BinaryIO | None = None  # open as long as it is locked
 
     def resume(self, lines: Iterator[Line]) -> int:
         """Take the lines that are answered already from `lines`; return how many they are.
@@ -123,6 +129,7 @@ class Answers:
         A last line that is not whole is cut off. Raises BatchError where the answers are not to
         these lines, or were given under other settings.
         """
+        self._lock()
         if not self.path.exists() or not self.path.stat().st_size:
             self._begin()
             return 0
@@ -136,6 +143,23 @@ class Answers:
                 self._check_row(raw, next(lines, None))
                 kept += len(raw)
         return self.answered + self.failed
+
+    def _lock(self) -> None:
+        """Keep other runs from this file until it is closed, or the process ends in any way."""
+        if fcntl is None:
+            return
+        try:
+            self._held = self.path.open("ab")
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BatchError(f"{self.path}: another run is writing to it") from error
+        except OSError as error:
+            raise BatchError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def close(self) -> None:
+        """Let others write to the file."""
+        if self._held is not None:
+            self._held.close()
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Append answers; BatchError where they cannot be written, as on a full disk."""

@@ -6,11 +6,13 @@ and answers the chunk's questions together. Lines on the same file within a chun
 next, share what was decoded and encoded. Only the chunks in flight are in memory.
 """
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,6 +75,17 @@ def settings_of(model: AVChat, asking: Asking) -> dict[str, Any]:
         if weight.numel() <= SMALL and not weight.is_meta
     }
     return {"model": model.config.name, "weights": fingerprint(small), **vars(asking)}
+
+
+def whisper_key(name: str) -> str:
+    """Name what transcribes so that another file in its place is told from it."""
+    if not Path(name).is_file():
+        return name
+    digest = hashlib.sha256()
+    with Path(name).open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return f"{name}, sha256 {digest.hexdigest()[:16]}"
 
 
 def answer_lines(

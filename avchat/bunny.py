@@ -100,7 +100,12 @@ class Placed:
 
 def phi_config(raw: dict[str, Any]) -> PreTrainedConfig:
     """Build phi-2's configuration from a `bunny-phi` one, which repeats it under the same names."""
-    return PhiConfig(**{name: raw[name] for name in PHI_FIELDS if name in raw})
+    config = PhiConfig(**{name: raw[name] for name in PHI_FIELDS if name in raw})
+    if not 0 < config.rope_parameters["partial_rotary_factor"] <= 1:
+        raise UnknownForm("partial_rotary_factor must be above 0 and at most 1")
+    if config.num_attention_heads < 1 or config.hidden_size % config.num_attention_heads:
+        raise UnknownForm(f"{config.num_attention_heads} heads share no {config.hidden_size}")
+    return config
 
 
 def place_phi(placed: Placed, shapes: Shapes, config: PreTrainedConfig) -> None:
@@ -121,6 +126,21 @@ def place_projector(placed: Placed, shapes: Shapes, width: int, prefix: str = PR
         "2.bias": (width,),
     }
     placed.put(shapes, prefix, OURS["projector"], expected)
+
+
+def place_adapters(
+    placed: Placed, shapes: Shapes, config: PreTrainedConfig, targets: tuple[str, ...], rank: int
+) -> None:
+    """Place low-rank adapters, A [rank, in] and B [out, rank], of every layer and target."""
+    width, inner = config.hidden_size, config.intermediate_size
+    for layer in range(config.num_hidden_layers):
+        for target in targets:
+            part = "mlp" if target.startswith("fc") else "self_attn"
+            rows = inner if target == "fc1" else width
+            columns = inner if target == "fc2" else width
+            name = f"layers.{layer}.{part}.{target}.lora_"
+            expected = {"A.weight": (rank, columns), "B.weight": (rows, rank)}
+            placed.put(shapes, f"base_model.model.model.{name}", name, expected)
 
 
 def tower_name(raw: dict[str, Any]) -> str:

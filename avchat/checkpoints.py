@@ -25,6 +25,7 @@ from avchat.bunny import (
     Shapes,
     UnknownForm,
     phi_config,
+    place_adapters,
     place_hearing,
     place_phi,
     place_projector,
@@ -67,6 +68,9 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 REST_FILE, PROJECTOR_FILE = "non_lora_trainables.bin", "mm_projector.bin"
 WHOLE = (SAFE_FILE, SAFE_FILE + INDEX, TORCH_FILE, TORCH_FILE + INDEX)
 ADAPTER_PREFIX = "base_model.model."
+OTHER_ADAPTERS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
+# what comes of a configuration whose values are of another kind than Bunny's
+WRONG = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StrictDataclassError)
 # Bunny's head has no bias and stock phi-2's has one: over it all was trained as if it were zero.
 HEAD_BIAS = "language.lm_head.bias"
 # These were taught without the words that say what is missing.
@@ -141,7 +145,7 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
         raise
     except UnknownForm as error:
         raise ModelError(f"{folder}: {error}") from error
-    except (LookupError, TypeError, ValueError, AttributeError, StrictDataclassError) as error:
+    except WRONG as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{folder}: its configuration is not Bunny's ({reason})") from error
 
@@ -203,21 +207,18 @@ def _adapters(folder: Path, raw: dict[str, Any], config: Config) -> Checkpoint:
     """Place an adapter's projector; check that the adapter has all layers that it speaks of."""
     said = _read_json(folder / ADAPTER_CONFIG)
     base = _base(said["base_model_name_or_path"])
+    if other := [name for name in OTHER_ADAPTERS if said.get(name) not in (None, False, {}, [])]:
+        raise UnknownForm(f"{ADAPTER_CONFIG} asks for {', '.join(other)}, which is not known here")
+    if said.get("bias", "none") != "none":
+        raise UnknownForm(f"{ADAPTER_CONFIG}: adapters that train biases are not known here")
     targets = tuple(sorted(said["target_modules"]))
     lora = LoraConfig(said["r"], said["lora_alpha"], said["lora_dropout"], targets)
     adapter = next((folder / n for n in ADAPTER_FILES if (folder / n).is_file()), None)
     if adapter is None or not (folder / REST_FILE).is_file():
         lacking = REST_FILE if adapter else ADAPTER_FILES[0]
         raise ModelError(f"{folder / lacking}: missing; download the repository again")
-    layers = range(raw["num_hidden_layers"])
     held, placed = read_shapes(adapter), Placed()
-    for layer in layers:
-        for target in targets:
-            part = "mlp" if target.startswith("fc") else "self_attn"
-            for side in "AB":
-                name = f"model.layers.{layer}.{part}.{target}.lora_{side}.weight"
-                expected = held.get(ADAPTER_PREFIX + name, ())
-                placed.put(held, ADAPTER_PREFIX, "", {name: expected})
+    place_adapters(placed, held, phi_config(raw), targets, lora.r)
     placed.check(adapter, held)
     checkpoint = _projector(folder, raw, config, folder / REST_FILE, f"{ADAPTER_PREFIX}{PROJECTOR}")
     language = replace(checkpoint.config.language, hub=base, lora=lora)
@@ -255,6 +256,12 @@ def _projector(
 def _base(named: str) -> str:
     """Tell where stock phi-2 is to be had: in the folder that is named, if it is here, or the Hub.
 
-    What is named is often a folder of the authors' machine.
+    What is named is often a folder of the authors' machine, whose last part tells what was in it.
     """
-    return named if Path(named).is_dir() else str(PHI_2.hub)
+    if named and Path(named).is_dir():
+        return named
+    if not named or named.rstrip("/").rsplit("/", 1)[-1] == "phi-2":
+        return str(PHI_2.hub)
+    if named.count("/") == 1 and not named.startswith((".", "/", "~")):
+        return named
+    raise UnknownForm(f"its base, {named}, is not here, and by its name it is not phi-2")

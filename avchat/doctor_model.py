@@ -12,6 +12,7 @@ from avchat.fetching import Source
 from avchat.loading import Plan, by_hand, in_words, plan_of
 from avchat.saved import is_unbundled
 from avchat.sizes import PRECISIONS, WINDOWS, Memory, Unknown, free_memory, memory
+from avchat.weight_files import check_whole
 
 FITS, SHORT, NOT = "fits", "fits, with a short conversation", "does not fit"
 FLAGS = {
@@ -31,6 +32,9 @@ def report_model(name: str) -> dict[str, Any]:
         ModelError: no such model, or it is not here and the Hub cannot be asked.
     """
     plan = plan_of(name)
+    for source in plan.sources:
+        if source.folder is not None:
+            check_whole(source.folder)
     missing = [source.missing for source in plan.absent]
     free = {str(device): free_memory(device) for device in _devices()}
     try:
@@ -104,7 +108,7 @@ def _advice(plan: Plan, verdict: dict[str, dict[str, str]], needs: dict[str, Mem
 
 def as_text(found: dict[str, Any]) -> str:
     """Lay a report out for people."""
-    lines = [f"model    {found['model']} (as the preset {found['preset']})"]
+    lines = [f"model    {found['model']} (its config is called {found['preset']})"]
     for source in found["sources"]:
         state = "here" if source["here"] else f"to be fetched: {in_words(source['missing'])}"
         size = f", {in_words(source['bytes'])} in all" if source["here"] else ""

@@ -20,6 +20,7 @@ from whisper.model import AudioEncoder as WhisperEncoder
 
 from avchat.config import AudioConfig, ConfigError, VisionConfig
 from avchat.media import Media
+from avchat.quiet import quiet
 from avchat.whisper_weights import load_encoder
 
 STATE_SAMPLES = 2 * HOP_LENGTH  # Whisper's second convolution halves the 100 Hz mel frames
@@ -161,9 +162,10 @@ def build_vision(config: VisionConfig) -> VisionEncoder:
             raise ConfigError(_refusal(str(config.hub), base.model_type))
         vision = base if isinstance(base, SiglipVisionConfig) else base.vision_config
         vision.vision_use_head = False
-        siglip = SiglipVisionModel.from_pretrained(
-            config.hub, revision=config.revision, config=vision, dtype=torch.float32
-        )
+        with quiet():
+            siglip = SiglipVisionModel.from_pretrained(
+                config.hub, revision=config.revision, config=vision, dtype=torch.float32
+            )
     return VisionEncoder(siglip, config.layer)
 
 

@@ -22,6 +22,13 @@ from avchat.published import PUBLISHED, WHISPER
 from avchat.weight_files import INDEX, SAFE_FILE, TORCH_FILE, weight_files
 
 TIMEOUT_S = 3.0  # for one small answer of the Hub
+# of Bunny's repositories that hold no whole model
+ALONE = (
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "non_lora_trainables.bin",
+    "mm_projector.bin",
+)
 TOKENS = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "generation_config")
 
 
@@ -150,10 +157,11 @@ def _source(part: str, name: str, revision: str | None, *, whole: bool) -> Sourc
 
 def _files_here(folder: Path) -> tuple[File, ...]:
     """List the weights in a folder where they are all there, else nothing."""
+    alone = [folder / name for name in ALONE if (folder / name).is_file()]
     try:
         paths = weight_files(folder)
     except ModelError:
-        return ()
+        paths = alone
     return tuple(File(path.name, path.stat().st_size, True) for path in paths)
 
 

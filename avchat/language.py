@@ -26,9 +26,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as logs
 
 from avchat.config import ConfigError, LanguageConfig, LoraConfig
+from avchat.quiet import quiet
 
 Bits = Literal[4, 8]
 
@@ -92,6 +92,7 @@ def build_language(
         where = {} if spread is None else spread.options()
         model = _published(config, dtype=dtype, **few, **where)
         if bits is not None:
+            _check_widths(model, bits)
             _return_freed_memory()
         return model
     if spread is not None:
@@ -133,9 +134,7 @@ def _published(config: LanguageConfig, **options: Any) -> PreTrainedModel:
     """Load a base by the class of Transformers for its language model alone."""
     text = base_config(config)
     kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]
-    told = logs.get_verbosity()
-    logs.set_verbosity_error()  # it lists each weight of the senses that are left out
-    try:
+    with quiet():
         model, found = kind.from_pretrained(
             config.hub,
             config=text,
@@ -144,8 +143,6 @@ def _published(config: LanguageConfig, **options: Any) -> PreTrainedModel:
             output_loading_info=True,
             **options,
         )
-    finally:
-        logs.set_verbosity(told)
     if found["missing_keys"]:
         lost = sorted(found["missing_keys"])
         raise ConfigError(f"{config.hub}: {len(lost)} weights are not in it ({lost[0]}, ...)")
@@ -210,6 +207,7 @@ def restore_language(
     except RuntimeError as error:
         raise ConfigError(f"the language model does not fit its weights ({error})") from error
     if bits is not None:
+        _check_widths(model, bits)
         _return_freed_memory()
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if wrong:
@@ -233,6 +231,19 @@ def base_dtype(config: LanguageConfig) -> torch.dtype:
     if config.hub is None:
         return torch.float32
     return base_config(config).dtype or torch.float32
+
+
+def _check_widths(model: nn.Module, bits: Bits) -> None:
+    """Refuse layers that bitsandbytes packs but cannot use: of 4 bit, a block is 64 wide."""
+    narrow = [
+        name
+        for name, layer in model.named_modules()
+        if type(layer).__name__ == "Linear4bit" and layer.in_features % 64
+    ]
+    if narrow:
+        raise ConfigError(
+            f"{bits} bit needs layers as wide as 64 or a multiple, unlike {narrow[0]}"
+        )
 
 
 def _return_freed_memory() -> None:
@@ -360,8 +371,21 @@ def merge_lora(model: nn.Module) -> PreTrainedModel:
 
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from the Hub or a folder."""
-    return AutoTokenizer.from_pretrained(str(source), revision=revision, trust_remote_code=False)
+    """Load a tokenizer from the Hub or a folder.
+
+    Raises:
+        ConfigError: it is not whole; OSError: it is not here, and there is no network.
+    """
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(
+                str(source), revision=revision, trust_remote_code=False
+            )
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"{source}: its tokenizer cannot be loaded ({reason}); are all of its files there?"
+        ) from error
 
 
 def adamw_8bit(groups: list[dict], **settings: Any) -> torch.optim.Optimizer:

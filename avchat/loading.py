@@ -80,8 +80,8 @@ def plan_of(name: str) -> Plan:
         return _merged(name, AutoConfig.for_model(**PUBLISHED[name].architecture), (source,))
     if folder is None and source.known == "nobody":
         raise ModelError(
-            f"no model called {name}: not a folder, not on this machine, and the Hub could not be "
-            f"asked ({source.note}); {by_hand(source)}"
+            f"{name}: not a folder, not on this machine, and the Hub could not be asked whether it "
+            f"has such a model ({source.note}); {by_hand(source)}"
         )
     if folder is None and source.known != "the Hub":
         raise Unknown(f"{name}: a base that models stand on, not a model that can be asked")
@@ -196,6 +196,8 @@ def before_loading(
     for source in plan.sources:
         if source.folder is not None:
             check_whole(source.folder)
+        if not source.here and is_path(source.name):
+            raise ModelError(f"{name}: its {source.part} base, {source.name}, is not here any more")
         if not source.here and source.unreachable:
             raise ModelError(
                 f"{name}: {source.name} is not on this machine, and {source.note}; "
@@ -206,6 +208,11 @@ def before_loading(
         parts = ", ".join(f"{source.name} ({in_words(source.missing)})" for source in plan.absent)
         say(f"fetching {parts}")
     return spread
+
+
+def is_path(name: str) -> bool:
+    """Say whether a name can only be that of a folder or a file: no repository is called so."""
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name
 
 
 def _check_choices(

@@ -19,7 +19,7 @@ from avchat.input_error import InputError
 
 @dataclass(frozen=True)
 class Merge:
-    """Fold a model's LoRA adapters into its language model; DST needs no base afterwards."""
+    """Fold a model's LoRA adapters into its language model, all of which DST then holds."""
 
     run: Annotated[str, Positional, arg(metavar="RUN")]
     """a run's folder (its model/ is taken), a checkpoint, a model's folder, or a name on the Hub"""

@@ -62,6 +62,8 @@ def whole_whisper(name: str, device: str | None = None) -> Whisper:
             whisper = load_whisper(name).to(device)
     except OSError as error:  # no network, no room, no permission
         raise TranscriptError(f"Whisper {name} cannot be had: {error}") from error
+    except pickle.UnpicklingError as error:  # its text gives advice that nobody should follow
+        raise TranscriptError(f"{name}: not a Whisper model") from error
     except NO_MODEL as error:
         why = f"{error}".partition("\n")[0]
         raise TranscriptError(f"{name}: not a Whisper model ({why})") from error

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Reading order: a module imports only what stands above it, or beside it on the same line.
 LAYERS = [
-    "config input_error published",
+    "config input_error published quiet",
     "weight_files tokenizer tokens whisper_weights",
     "fetching",
     "container isolation",

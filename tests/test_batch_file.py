@@ -17,7 +17,7 @@ from avchat import cli
 from avchat.batch import decode_together
 from avchat.batch_lines import Answers, BatchError, Line, read_lines, survey
 from avchat.batch_media import MOST_FILES, Part, in_orders, load_order
-from avchat.batch_run import AHEAD, LINES, Asking, answer_lines, settings_of
+from avchat.batch_run import AHEAD, LINES, Asking, answer_lines, settings_of, whisper_key
 from avchat.chat import Conversation
 from avchat.decoding import decode, picker
 from avchat.media import Media, MediaError, load_media
@@ -239,6 +239,10 @@ GOOD = '{"video": "a.mp4", "question": "what?"}\n'
         ('{"video": "a.mp4", "question": "q", "sense": []}', '"sense" must be one of both'),
         ('{"video": "a.mp4", "question": "q", "start": "1"}', '"start" must be a number'),
         ('{"video": "a.mp4", "question": "q", "end": NaN}', '"end" must be a number'),
+        (
+            '{"video": "a.mp4", "question": "q", "end": 1' + "9" * 400 + "}",
+            '"end" must be a number',
+        ),
         ('{"video": "a.mp4", "question": "q", "id": {}}', '"id" must be'),
         ("\xff\xfe", "line 1: not JSON"),
         ('{"video": "a.mp4", "question": "\\ud800?"}', "half of a character"),
@@ -262,6 +266,9 @@ def test_a_bad_file_of_questions_is_one_line(
         (["clip.mp4", "--batch", "IN", "--out", "OUT"], "leave VIDEO out"),
         (["clip.mp4", "what?", "--out", "OUT"], "--out is for"),
         (["--batch", "IN", "--out", "IN"], "file of the questions"),
+        (["--batch", "OUT.settings.json", "--out", "OUT"], "file of the questions"),
+        (["--batch", "/dev/null", "--out", "OUT"], "must be a plain file"),
+        (["--batch", "IN", "--out", "OUT", "--evidence"], "--evidence and --vtt are for one"),
         (["--batch", "IN", "--out", "OUT", "--start", "1"], "stand in the lines"),
         (["--batch", "IN", "--out", "OUT", "--head", "tiny"], "--head"),
         (["--batch", "IN", "--out", "OUT", "--frames", "0"], "--frames"),
@@ -277,6 +284,7 @@ def test_bad_arguments_of_a_batch_are_one_line(
     arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = {"IN": str(tmp_path / "in.jsonl"), "OUT": str(tmp_path / "out.jsonl")}
+    names["OUT.settings.json"] = names["OUT"] + ".settings.json"
     (tmp_path / "in.jsonl").write_text(GOOD)
     assert cli.main(["chat", *(names.get(word, word) for word in arguments)]) == 2
     shown = capsys.readouterr().err
@@ -307,6 +315,9 @@ def test_answers_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
     answers = Answers(out, settings)
     assert answers.resume(read_lines(path)) == 0
     answers.write([{**line, "answer": "red"} for line in lines[:2]])
+    with pytest.raises(BatchError, match="another run is writing"):
+        Answers(out, settings).resume(read_lines(path))
+    answers.close()
     left = read_lines(path)
     assert Answers(out, settings).resume(left) == 2
     assert next(left).question == "what 2?"
@@ -327,6 +338,14 @@ def test_answers_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
         refused("line 3: not an answer")
     (tmp_path / "out.jsonl.settings.json").unlink()
     refused("is there already")
+
+
+def test_another_whisper_in_a_files_place_is_told_from_it(tmp_path: Path) -> None:
+    path = tmp_path / "whisper.pt"
+    path.write_bytes(b"one")
+    before = whisper_key(str(path))
+    path.write_bytes(b"two")
+    assert before != whisper_key(str(path)) and whisper_key("base") == "base"
 
 
 def test_fields_that_nothing_reads_are_named(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def small(folder: Path, bunny: Path, **changes: object) -> Path:
         ({"use_s2": True}, r"several sizes \(S2\)"),
         ({"hidden_size": 32}, "of another shape"),
         ({"num_hidden_layers": "many"}, "not Bunny's"),
+        ({"num_attention_heads": 0}, "Bunny's|heads"),
+        ({"partial_rotary_factor": 5}, "partial_rotary_factor must be"),
     ],
 )
 def test_another_architecture_is_one_line(
@@ -106,6 +108,45 @@ def test_settings_that_cannot_be_read_are_one_line(
     (folder / "config.json").write_text("[]")
     with pytest.raises(ModelError, match="config.json: not a configuration"):
         read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"r": 8}, "lora_A.weight is 4 x 64, not 8 x 64"),
+        ({"use_dora": True}, "use_dora, which is not known"),
+        ({"bias": "all"}, "train biases"),
+        ({"base_model_name_or_path": "/home/them/tuned-phi"}, "/home/them/tuned-phi, is not here"),
+    ],
+    ids=str,
+)
+def test_adapters_of_another_kind_are_refused(
+    changes: dict, words: str, stock: tuple[Path, Path, Weights], tmp_path: Path
+) -> None:
+    write_adapters(tmp_path / "lora", stock[0], stock[1])
+    path = tmp_path / "lora" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ModelError, match=words):
+        read_checkpoint(tmp_path / "lora")
+
+
+def test_a_base_on_the_authors_machine_is_known_by_its_name(
+    stock: tuple[Path, Path, Weights], tmp_path: Path
+) -> None:
+    write_adapters(tmp_path / "lora", Path("/home/them/phi-2"), stock[1])
+    assert read_checkpoint(tmp_path / "lora").config.language.hub == "microsoft/phi-2"
+
+
+@pytest.mark.parametrize("text", ["", '{"a": 1}'])
+def test_a_tokenizer_that_is_not_whole_is_one_line(text: str, bunny: Path, tmp_path: Path) -> None:
+    folder = small(tmp_path / "words", bunny)
+    for path in folder.glob("*token*"):
+        path.unlink()
+    if text:
+        (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(ModelError, match="its tokenizer cannot be loaded") as caught:
+        AVChat.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_projector_beside_a_whole_model_is_not_taken_for_it(bunny: Path, tmp_path: Path) -> None:

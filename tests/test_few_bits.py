@@ -1,5 +1,7 @@
 """Few bits, half precision and layers on disk: what a small machine can do, and what it costs."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from small import build_based, make_media, write_phi
 
 from avchat.chat import Conversation
-from avchat.config import Config, ModelError
+from avchat.config import Config, ConfigError, ModelError
 from avchat.language import Spread, is_offloaded, is_spread
 from avchat.model import AVChat
 from avchat.world.casting import draw_scene
@@ -182,3 +184,21 @@ def test_bits_without_bitsandbytes_name_the_command(
         AVChat.from_pretrained(saved, bits=4)
     with pytest.raises(ModelError, match="bits must be 4 or 8, not 3"):
         AVChat.from_pretrained(saved, bits=3)
+
+
+def test_layers_too_narrow_for_four_bits_are_refused(tmp_path: Path) -> None:
+    """bitsandbytes packs them all the same, and fails at the first word."""
+    config = write_phi(tmp_path / "phi", hidden_size=32, num_attention_heads=2)
+    with pytest.raises(ConfigError, match="4 bit needs layers as wide as 64"):
+        AVChat.from_config(config, bits=4)
+
+
+def test_a_base_in_a_folder_that_is_gone_is_said(saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "moved"
+    shutil.copytree(saved, folder)
+    text = (folder / "config.json").read_text()
+    data = json.loads(text)
+    data["language"]["hub"] = str(tmp_path / "gone" / "phi")
+    (folder / "config.json").write_text(json.dumps(data))
+    with pytest.raises(ModelError, match="its language base, .*gone/phi, is not here any more"):
+        AVChat.from_pretrained(folder)
