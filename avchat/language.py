@@ -195,15 +195,16 @@ def restore_language(
     with torch.device("meta"):
         kind = type(AutoModelForCausalLM.from_config(architecture))
     try:
-        model, found = kind.from_pretrained(
-            None,
-            config=architecture,
-            state_dict=weights,
-            dtype=dtype,
-            quantization_config=None if bits is None else _quantisation(bits, dtype),
-            output_loading_info=True,
-            **({} if spread is None else spread.options()),
-        )
+        with quiet():
+            model, found = kind.from_pretrained(
+                None,
+                config=architecture,
+                state_dict=weights,
+                dtype=dtype,
+                quantization_config=None if bits is None else _quantisation(bits, dtype),
+                output_loading_info=True,
+                **({} if spread is None else spread.options()),
+            )
     except RuntimeError as error:
         raise ConfigError(f"the language model does not fit its weights ({error})") from error
     if bits is not None:
