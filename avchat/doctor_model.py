@@ -10,7 +10,7 @@ import torch
 
 from avchat.fetching import Source
 from avchat.loading import Plan, by_hand, in_words, plan_of
-from avchat.saved import is_unbundled
+from avchat.saved import is_unbundled, local_checkpoint
 from avchat.sizes import PRECISIONS, WINDOWS, Memory, Unknown, free_memory, memory
 from avchat.weight_files import check_whole
 
@@ -32,9 +32,11 @@ def report_model(name: str) -> dict[str, Any]:
         ModelError: no such model, or it is not here and the Hub cannot be asked.
     """
     plan = plan_of(name)
-    for source in plan.sources:
-        if source.folder is not None:
-            check_whole(source.folder)
+    folder = local_checkpoint(name)
+    own = [folder] if not any(source.part == "model" for source in plan.sources) else []
+    for place in [*own, *(source.folder for source in plan.sources)]:
+        if place is not None:
+            check_whole(place)
     missing = [source.missing for source in plan.absent]
     free = {str(device): free_memory(device) for device in _devices()}
     try:

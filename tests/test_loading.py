@@ -241,6 +241,10 @@ def test_doctor_knows_bunnys_form_and_refuses_others(
     public.write_adapters(tmp_path / "lora", base, tower)
     parts = [source.part for source in plan_of(str(tmp_path / "lora")).sources]
     assert parts == ["model", "vision", "language"]  # adapters need the bases
+    (tmp_path / "empty").mkdir()
+    TIMELINE_CONFIG.save(tmp_path / "empty")
+    assert cli.main(["doctor", "--model", str(tmp_path / "empty")]) == 2
+    assert "no weights here" in capsys.readouterr().err
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert cli.main(["doctor", "--model", str(tmp_path)]) == 2
     assert "a model of the type bert" in capsys.readouterr().err
