@@ -92,7 +92,6 @@ def build_language(
         where = {} if spread is None else spread.options()
         model = _published(config, dtype=dtype, **few, **where)
         if bits is not None:
-            _check_widths(model, bits)
             _return_freed_memory()
         return model
     if spread is not None:
@@ -208,7 +207,6 @@ def restore_language(
     except RuntimeError as error:
         raise ConfigError(f"the language model does not fit its weights ({error})") from error
     if bits is not None:
-        _check_widths(model, bits)
         _return_freed_memory()
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if wrong:
@@ -234,17 +232,15 @@ def base_dtype(config: LanguageConfig) -> torch.dtype:
     return base_config(config).dtype or torch.float32
 
 
-def _check_widths(model: nn.Module, bits: Bits) -> None:
-    """Refuse layers that bitsandbytes packs but cannot use: of 4 bit, a block is 64 wide."""
-    narrow = [
-        name
-        for name, layer in model.named_modules()
-        if type(layer).__name__ == "Linear4bit" and layer.in_features % 64
-    ]
-    if narrow:
-        raise ConfigError(
-            f"{bits} bit needs layers as wide as 64 or a multiple, unlike {narrow[0]}"
-        )
+def check_widths(model: nn.Module) -> None:
+    """Refuse 4-bit layers with which bitsandbytes cannot say a word on the CPU: its blocks are 64
+    wide there, and only whole ones are unpacked for a single token. Training does not mind.
+    """
+    for name, layer in model.named_modules():
+        if type(layer).__name__ == "Linear4bit" and layer.in_features % 64:
+            raise ConfigError(
+                f"4 bit on a CPU needs layers as wide as a multiple of 64: not {name}"
+            )
 
 
 def _return_freed_memory() -> None:

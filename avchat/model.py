@@ -40,6 +40,7 @@ from avchat.language import (
     Spread,
     attach_lora,
     build_language,
+    check_widths,
     context_length,
     ends_of,
     is_offloaded,
@@ -339,6 +340,8 @@ class AVChat(nn.Module):
                 whole = language_of(weights, "")
                 language = restore_language(found.architecture, whole, **how)
             model = cls.from_config(config, tokenizer, lora=False, language=language, **how)
+            if device.type == "cpu" and not trainable:
+                check_widths(model.language)
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"{name}: a part could not be loaded ({reason})") from error

@@ -189,8 +189,11 @@ def test_bits_without_bitsandbytes_name_the_command(
 def test_layers_too_narrow_for_four_bits_are_refused(tmp_path: Path) -> None:
     """bitsandbytes packs them all the same, and fails at the first word."""
     config = write_phi(tmp_path / "phi", hidden_size=32, num_attention_heads=2)
-    with pytest.raises(ConfigError, match="4 bit needs layers as wide as 64"):
-        AVChat.from_config(config, bits=4)
+    AVChat.from_config(config).save_pretrained(tmp_path / "ours")
+    with pytest.raises(
+        ConfigError, match="4 bit on a CPU needs layers as wide as a multiple of 64"
+    ):
+        AVChat.from_pretrained(tmp_path / "ours", bits=4)
 
 
 def test_a_base_in_a_folder_that_is_gone_is_said(saved: Path, tmp_path: Path) -> None:
