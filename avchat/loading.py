@@ -199,9 +199,9 @@ def before_loading(
         if not source.here and is_path(source.name):
             raise ModelError(f"{name}: its {source.part} base, {source.name}, is not here any more")
         if not source.here and source.unreachable:
+            what = "" if source.name == name else f"{source.name} is "
             raise ModelError(
-                f"{name}: {source.name} is not on this machine, and {source.note}; "
-                f"{by_hand(source)}"
+                f"{name}: {what}not on this machine, and {source.note}; {by_hand(source)}"
             )
     spread = _check_memory(plan, device, dtype, bits, spread)
     if plan.absent:
