@@ -6,8 +6,6 @@ so that a kill loses at most the file in hand, and any number of processes may r
 """
 
 import os
-import random
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -27,6 +25,7 @@ from avchat.library_table import (
     Sense,
     built_over,
     check_place,
+    commit,
     find_table,
     inside,
     make_table,
@@ -44,7 +43,6 @@ INDEX_ROWS = 20_000  # vectors of a sense from which an index is faster than a s
 GROWTH = 4  # an index is built anew when its column has grown so many times since
 TEND_EVERY = 200  # appends after which small fragments are merged
 KEEP = timedelta(hours=1)  # old versions of the table, for readers that hold one
-ATTEMPTS = 12  # at a commit that another writer's has overtaken
 
 T = TypeVar("T")
 
@@ -242,16 +240,7 @@ class Library:
 
     def _commit(self, change: Callable[[], T]) -> T:
         """Carry out one operation on the table, again while other writers overtake it."""
-        for attempt in range(ATTEMPTS):
-            with told(self.uri):
-                try:
-                    return change()
-                except (OSError, RuntimeError) as error:
-                    if "conflict" not in str(error).lower() or attempt == ATTEMPTS - 1:
-                        raise
-            time.sleep(random.uniform(0.5, 1.5) * min(0.05 * 2**attempt, 5))
-            self.table.checkout_latest()
-        raise AssertionError("the last attempt returns or raises")
+        return commit(self.uri, self.table, change)
 
 
 def among(hashes: Iterable[str]) -> str:

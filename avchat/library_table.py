@@ -4,12 +4,15 @@ Legend: W windows, D width.
 """
 
 import json
+import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import lancedb
 import numpy as np
@@ -28,6 +31,10 @@ PROBES = 10.5  # see num_probes
 
 class LibraryError(Exception):
     """Say in one line, which names the library, why it cannot be used."""
+
+
+ATTEMPTS = 12  # at a commit that another writer's has overtaken
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -96,10 +103,29 @@ def make_table(uri: str, db: lancedb.DBConnection, maker: Maker) -> lancedb.tabl
     schema = table_schema(maker.width).with_metadata({RECORD: record})
     with told(uri):
         table = db.create_table(TABLE, schema=schema, exist_ok=True)
-        for column, config in (("transcript", FTS(stem=True)), ("hash", BTree())):
-            if not any(list(index.columns) == [column] for index in table.list_indices()):
-                table.create_index(column, config=config, replace=True)
+    for column, config in (("transcript", FTS(stem=True)), ("hash", BTree())):
+        commit(uri, table, partial(_make_index, table, column, config))
     return table
+
+
+def _make_index(table: lancedb.table.Table, column: str, config: FTS | BTree) -> None:
+    """Index a column, unless another process has done so."""
+    if not any(list(index.columns) == [column] for index in table.list_indices()):
+        table.create_index(column, config=config, replace=True)
+
+
+def commit(uri: str, table: lancedb.table.Table, change: Callable[[], T]) -> T:
+    """Carry out one operation on a table, again while other writers overtake it."""
+    for attempt in range(ATTEMPTS):
+        with told(uri):
+            try:
+                return change()
+            except (OSError, RuntimeError) as error:
+                if "conflict" not in str(error).lower() or attempt == ATTEMPTS - 1:
+                    raise
+        time.sleep(random.uniform(0.5, 1.5) * min(0.05 * 2**attempt, 5))
+        table.checkout_latest()
+    raise AssertionError("the last attempt returns or raises")
 
 
 def table_schema(width: int) -> pa.Schema:
