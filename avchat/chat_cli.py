@@ -208,6 +208,7 @@ def _answer(verb: Chat, conversation: "Conversation | LongConversation", questio
     """Stream one answer, or print it as JSON; the receipt goes to stderr in words."""
     from avchat.prompt import PromptError
     from avchat.receipt import in_words
+    from avchat.transcripts import TranscriptError
 
     try:
         pieces = conversation.ask(
@@ -218,7 +219,7 @@ def _answer(verb: Chat, conversation: "Conversation | LongConversation", questio
             seed=verb.seed,
             max_new_tokens=verb.max_new_tokens,
         )
-    except PromptError as error:
+    except (PromptError, TranscriptError) as error:
         raise InputError(str(error)) from error
     for piece in pieces:
         if not verb.json:

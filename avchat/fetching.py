@@ -142,9 +142,9 @@ def _source(part: str, name: str, revision: str | None, *, whole: bool) -> Sourc
     folder = cached_folder(name, revision)
     complete = _files_here(folder) if folder is not None else ()
     if complete or Path(name).is_dir():
-        whole = any(file.name not in ALONE for file in complete)
-        known = folder if whole or _names_weights(folder) else None
-        return Source(part, name, complete, "here", get, folder=known)
+        model = any(file.name not in ALONE for file in complete)
+        checked = folder if model or _names_weights(folder) else None
+        return Source(part, name, complete, "here", get, folder=checked)
     answer = ask_hub(name, revision)
     note = "asks for consent: read its page on the Hub, then hf auth login" if answer.gated else ""
     if answer.files is not None:

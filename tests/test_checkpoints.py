@@ -304,7 +304,9 @@ def test_in_four_bits_only_the_language_models_layers_are_small(bunny: Path) -> 
             nn.Linear,
             nn.modules.linear.NonDynamicallyQuantizableLinear,
         }
-    assert "".join(Conversation(model, still()).ask(QUESTION, max_new_tokens=3)) is not None
+    talk = Conversation(model, still())
+    "".join(talk.ask(QUESTION, max_new_tokens=3))
+    assert talk.receipt.tokens.visual == PATCHES and talk._threads["both"].ids
 
 
 def test_bf16_says_no_nan_where_fp16_would_overflow(bunny: Path) -> None:
