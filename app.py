@@ -1,14 +1,13 @@
 """The local demo and the Hugging Face Space: `python app.py`.
 
-AVCHAT_MODEL names another model than the bundled one; Gradio's own variables (GRADIO_SERVER_PORT,
-GRADIO_SERVER_NAME) are honoured.
+Variables set it (avchat/app_settings.py lists them all): AVCHAT_MODEL names another model than the
+bundled one. Gradio's own (GRADIO_SERVER_PORT, GRADIO_SERVER_NAME) are honoured.
 """
 
-import os
-
+from avchat.app_settings import settings_of
 from avchat.ui import launch, make_app
 
-demo = make_app(os.environ.get("AVCHAT_MODEL", "tiny"))
+app, demo = make_app(settings_of())
 
 if __name__ == "__main__":
-    launch(demo)
+    launch(app, demo)

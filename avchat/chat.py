@@ -108,21 +108,23 @@ class Conversation:
         transcript: Transcriber | None = None,
         *,
         features: list[Features] | None = None,
+        system: str = "",
     ) -> None:
         """Encode a decoded clip, or some parts of a file in their order; PromptError when the
         tokens do not fit the model's context.
 
         Args: transcript: what writes down what is said, for the prompt: `model.transcriber`, or
         another Whisper; None: the model hears by its own audio tokens alone; features: what was
-        encoded of the parts already.
+        encoded of the parts already; system: what the model is to know or heed, in plain text.
         """
         start = perf_counter()
-        self.model, self.transcriber = model, transcript
+        self.model, self.transcriber, self.system = model, transcript, system
         self.media = (media,) if isinstance(media, Media) else tuple(media)
         self.receipt: Receipt | None = None
         inputs = features or [model.prepare(part) for part in self.media]
         slots = [slot for part in inputs for slot in model.plan(part)]
-        check_budget(model.prompt.media_prefix(slots).ids, model.context, question=False)
+        prefix = model.prompt.media_prefix(slots, system=system).ids
+        check_budget(prefix, model.context, question=False)
         with torch.inference_mode():
             self.features = features or model.encode(inputs)
         self._spent = (media_s, perf_counter() - start)  # until the first answer takes it over
@@ -219,14 +221,45 @@ class Conversation:
         parts, lines = [part.only(sense) for part in self.features], self.lines(sense)
         if lines:
             slots = [slot for part in parts for slot in self.model.plan(part)]
-            taken = len(self.model.prompt.media_prefix(slots).ids) + talk
+            taken = len(self.model.prompt.media_prefix(slots, system=self.system).ids) + talk
             lines = fitting(lines, self.model.prompt, taken, self.model.context)
-        return Thread(self.model, parts, lines)
+        return Thread(self.model, parts, lines, self.system)
 
     def after(self, other: "Conversation") -> "Conversation":
         """Go on from the questions and answers of a conversation about other parts."""
         self._turns = list(other._turns)
         return self
+
+    def fork(self) -> "Conversation":
+        """Begin another conversation that has said the same so far; what is encoded is shared."""
+        twin = Conversation(
+            self.model,
+            self.media,
+            transcript=self.transcriber,
+            features=self.features,
+            system=self.system,
+        )
+        twin._lines = self._lines
+        return twin.after(self)
+
+    def rewind(self, turns: int) -> None:
+        """Go back to what was said in the first turns; what follows is forgotten."""
+        if self._running is not None:
+            self._running.close()
+        del self._turns[max(turns, 0) :]
+        for thread in self._threads.values():
+            thread.cut(len(thread.prefix) + self.num_said)
+
+    def rest(self) -> None:
+        """Let go of the keys and values: the next question computes them anew."""
+        if self._running is not None:
+            self._running.close()
+        self._threads.clear()
+
+    @property
+    def turns(self) -> int:
+        """Count the answers so far."""
+        return len(self._turns)
 
     @property
     def num_said(self) -> int:

@@ -25,12 +25,18 @@ class Thread:
     """The conversation as the model holds it under one sense: ids and their keys and values."""
 
     def __init__(
-        self, model: AVChat, parts: list[Features], lines: Sequence[Line] | None = None
+        self,
+        model: AVChat,
+        parts: list[Features],
+        lines: Sequence[Line] | None = None,
+        system: str = "",
     ) -> None:
-        """Args: lines: of the transcript, as they are given to the model; None without one."""
+        """Args: lines: of the transcript, as they are given to the model; None without one;
+        system: see `Prompt.media_prefix`.
+        """
         self.model, self.parts, self.lines = model, parts, lines
         self.slots = [slot for part in parts for slot in model.plan(part)]
-        self.prefix = model.prompt.media_prefix(self.slots, lines).ids
+        self.prefix = model.prompt.media_prefix(self.slots, lines, system).ids
         self.ids: list[int] = []
         self.cache = DynamicCache()
         self.static = suits(model)
@@ -69,6 +75,14 @@ class Thread:
         if self.steps is not None:
             self.steps.give_back(self.cache)
             self.steps = None
+
+    @torch.inference_mode()
+    def cut(self, length: int) -> None:
+        """Forget all but the first tokens, and their keys and values."""
+        if length < len(self.ids):
+            self.settle()
+            self.cache.crop(length)
+            del self.ids[length:]
 
     def kept(self, length: int) -> list[tuple[Tensor, Tensor]]:
         """Return each layer's keys and values [1, H, length, D] of the first tokens."""

@@ -7,6 +7,7 @@ conversation, in their order, with their times.
 """
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -129,6 +130,37 @@ class LongConversation:
         if self._talk is None:
             raise PromptError("there is no answer yet")
         return self._talk.evidence(turn)
+
+    def fork(self) -> "LongConversation":
+        """Begin another conversation that has said the same so far; what is embedded is shared."""
+        twin = copy(self)
+        twin._talk = None if self._talk is None else self._talk.fork()
+        return twin
+
+    def after(self, other: Conversation) -> "LongConversation":
+        """Go on from the questions and answers of another conversation about this file."""
+        self._talk = other.fork() if self._talk is None else self._talk.after(other)
+        return self
+
+    def rewind(self, turns: int) -> None:
+        """Go back to what was said in the first turns."""
+        if self._talk is not None:
+            self._talk.rewind(turns)
+
+    def rest(self) -> None:
+        """Let go of the keys and values."""
+        if self._talk is not None:
+            self._talk.rest()
+
+    @property
+    def turns(self) -> int:
+        """Count the answers so far."""
+        return 0 if self._talk is None else self._talk.turns
+
+    @property
+    def now(self) -> Conversation | None:
+        """Return the conversation about the parts now in view; None before the first question."""
+        return self._talk
 
     def scores(self, text: str, sense: Sense = "both") -> np.ndarray:
         """Score each window by its likeness to a text, -1..1; -1 where the sense is absent."""

@@ -103,12 +103,19 @@ class Prompt:
         return joined_ids(self.tokenizer, pieces, self._names, before)
 
     def media_prefix(
-        self, slots: Sequence[Slot] | None, lines: Sequence[Line] | None = None
+        self,
+        slots: Sequence[Slot] | None,
+        lines: Sequence[Line] | None = None,
+        system: str = "",
     ) -> Segment:
         """Lay out what comes before the first question. Args: slots: None where there is no clip
-        to speak of, not even a missing one; lines: what is said in it, None without a transcript.
+        to speak of, not even a missing one; lines: what is said in it, None without a transcript;
+        system: what the user wants the model to know or heed, plain text behind the opening (our
+        choice: every template has that place, and not all have a turn for it).
         """
         ids = [*self._ids(Piece(self.config.opening, True), begins=True)]
+        if system.strip():
+            ids += self.text_ids(f" {system.strip()}\n")
         if slots is None:
             return Segment(tuple(ids), (IGNORE,) * len(ids))
         for slot in slots:

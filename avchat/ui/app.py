@@ -1,0 +1,34 @@
+"""What the parts of the page share: settings, models, people, example clips, the library."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from avchat.app_settings import Settings
+from avchat.ui.engine import Engine
+from avchat.ui.visitors import Visitors
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip to try, a question that fits it, and a picture from its middle as a thumbnail."""
+
+    path: Path
+    question: str
+    thumbnail: Path
+
+
+@dataclass
+class App:
+    """One running app."""
+
+    settings: Settings
+    engine: Engine
+    visitors: Visitors
+    examples: list[Example]
+    home: Path  # of example clips and of the app's own library
+
+    @property
+    def library_uri(self) -> str:
+        """Say where the library is that the page shows."""
+        chosen = self.settings.library
+        return str(self.home / "library" if chosen is None else chosen)

@@ -1,0 +1,275 @@
+"""The left of the page: what a person gives, the player, the timeline; the same for every tab.
+
+`open_steps` is how every part of the page takes a clip in view. Each step gives values for
+`ClipColumn.outputs`, so that the column always shows one clip and nothing of another.
+"""
+
+import html
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from avchat.chat import Conversation
+from avchat.cuts import cut_isolated
+from avchat.export import ExportError
+from avchat.ui import player, timeline
+from avchat.ui.app import App, Example
+from avchat.ui.asking import FAULTS
+from avchat.ui.clips import Clip, Options
+from avchat.ui.opening import open_clip, survey
+from avchat.ui.progress import teller
+from avchat.ui.visitors import Refused, Visitor
+from avchat.ui.words import say
+
+FILE_TYPES = ["video", "audio", "image"]
+# What decodes and copies files runs beside what answers, two at a time.
+MEDIA: dict[str, Any] = {"concurrency_id": "media", "concurrency_limit": 2}
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+
+
+@dataclass
+class ClipColumn:
+    """Components of the left column."""
+
+    upload: gr.File
+    picks: list[gr.Button]
+    webcam: gr.Video
+    recent: gr.Radio
+    status: gr.HTML
+    player: gr.HTML
+    timeline: gr.HTML
+    span: gr.State  # the marked range, (start, end) in seconds, or None
+    ask_span: gr.Button
+    export_span: gr.Button
+    stop: gr.Button
+    exported: gr.File
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Return what a clip in view changes; `shown_clip` gives the values."""
+        buttons = [self.ask_span, self.export_span, self.stop, self.exported]
+        return [self.status, self.player, self.timeline, self.span, *buttons, self.recent]
+
+
+def lay_out(app: App) -> ClipColumn:
+    """Make the column."""
+    with gr.Tabs(elem_id="inputs"):
+        with gr.Tab(say("upload")):
+            upload = gr.File(
+                label=say("your_clip"),
+                file_types=FILE_TYPES,
+                height=120,
+                buttons=[],
+                elem_id="upload",
+            )
+        with gr.Tab(say("examples")):
+            with gr.Row(elem_id="examples"):
+                picks = [
+                    gr.Button(example.question, icon=str(example.thumbnail), size="sm")
+                    for example in app.examples
+                ]
+        with gr.Tab(say("webcam")):
+            webcam = gr.Video(
+                label=say("webcam"), sources=["webcam"], include_audio=True, elem_id="webcam"
+            )
+    recent = gr.Radio([], label=say("recent"), visible=False, elem_id="recent")
+    status = gr.HTML("", visible=False, elem_id="clip-status")
+    screen, line = player.player(), timeline.timeline()
+    with gr.Row(elem_id="span-buttons"):
+        ask_span = gr.Button(say("ask_span"), size="sm", interactive=False, elem_id="ask-span")
+        export_span = gr.Button(
+            say("export_span"), size="sm", interactive=False, elem_id="export-span"
+        )
+        stop = gr.Button(say("stop"), size="sm", visible=False, elem_classes="avchat-stop")
+    exported = gr.File(label=say("exported"), visible=False, interactive=False, elem_id="exported")
+    given = (upload, picks, webcam, recent, status, screen, line, gr.State(None))
+    return ClipColumn(*given, ask_span, export_span, stop, exported)
+
+
+def connect(
+    app: App, column: ClipColumn, after: Callable[[Clip | None, str], list[Any]], more: list[Any]
+) -> None:
+    """Open what is uploaded, recorded or picked; mark ranges.
+
+    Args: after: gives the values of `more`, other outputs that a new clip changes, of the clip and
+    the question that suits it.
+    """
+    outputs = [*column.outputs, *more]
+    shared: dict[str, Any] = {**PRIVATE, **MEDIA, "show_progress_on": column.status}
+
+    def opened(visitor: Visitor, path: str, question: str, progress: gr.Progress) -> Iterator:
+        for clip, values in open_steps(app, visitor, Path(path), question, progress):
+            yield [*values, *after(clip, question)]
+
+    def upload(request: gr.Request, path: str, progress=gr.Progress()) -> Iterator[list[Any]]:
+        yield from opened(app.visitors.of(request), path, "", progress)
+
+    def example(
+        one: Example, request: gr.Request, progress=gr.Progress()
+    ) -> Iterator[list[Any]]:
+        path = str(one.path)
+        for values in opened(app.visitors.of(request), path, one.question, progress):
+            yield [*values, None]  # the upload is taken back
+
+    def again(request: gr.Request, number: str) -> list[Any]:
+        visitor = app.visitors.of(request)
+        if number not in visitor.clips:
+            return [gr.skip()] * len(outputs)
+        visitor.show(visitor.clips[number])
+        return [*shown_clip(visitor), *after(visitor.clip, "")]
+
+    def forget(request: gr.Request) -> list[Any]:
+        visitor = app.visitors.of(request)
+        visitor.clip = None
+        return [*shown_clip(visitor), *after(None, "")]
+
+    column.upload.upload(upload, [column.upload], outputs, **shared)
+    column.upload.clear(forget, None, outputs, **PRIVATE)
+    column.webcam.stop_recording(upload, [column.webcam], outputs, **shared)
+    column.recent.input(again, [column.recent], outputs, **PRIVATE)
+    for pick, one in zip(column.picks, app.examples, strict=True):
+        pick.click(partial(example, one), None, [*outputs, column.upload], **shared)
+    connect_span(app, column)
+
+
+def connect_span(app: App, column: ClipColumn) -> None:
+    """Follow the range that is marked on the timeline; cut it out when asked to."""
+
+    def marked(event: gr.EventData) -> list[Any]:
+        span = None if event.start is None else (float(event.start), float(event.end))
+        return [span, *[gr.update(interactive=span is not None)] * 2]
+
+    def export(request: gr.Request, span: tuple[float, float] | None) -> dict[str, Any]:
+        visitor = app.visitors.of(request)
+        with in_words():
+            return gr.File(str(export_range(app, visitor, span)), visible=True)
+
+    def stop(request: gr.Request) -> None:
+        app.visitors.of(request).stop()
+
+    buttons = [column.ask_span, column.export_span]
+    column.timeline.select(marked, None, [column.span, *buttons], queue=False, **PRIVATE)
+    column.export_span.click(export, [column.span], [column.exported], **PRIVATE, **MEDIA)
+    column.stop.click(stop, None, None, queue=False, **PRIVATE)
+
+
+def export_range(app: App, visitor: Visitor, span: tuple[float, float] | None) -> Path:
+    """Cut a range out of the clip in view, exactly, into a file of its own."""
+    clip = visitor.in_view()
+    if span is None:
+        raise Refused("mark a range first")
+    start, end = span
+    folder = visitor.folder / clip.id / "cuts"
+    folder.mkdir(exist_ok=True)
+    out = folder / f"{Path(clip.name).stem}_{start:.1f}-{end:.1f}{'.mp4' if clip.info.has_video else '.m4a'}"
+    with visitor.doing(app.settings.per_person):
+        cut_isolated(clip.path, start, end, out, exact=True, overwrite=True)
+    return out
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Show what goes wrong as one line, until the person closes it."""
+    try:
+        yield
+    except (*FAULTS, ExportError) as error:
+        raise gr.Error(str(error), duration=None, print_exception=False) from error
+
+
+def open_steps(
+    app: App, visitor: Visitor, path: Path, question: str, progress: gr.Progress
+) -> Iterator[tuple[Clip | None, list[Any]]]:
+    """Take a file in view step by step; give the clip with the values of the column's outputs.
+
+    First what it is, then how it sounds, then it is ready to be asked about: what is encoded now
+    need not be encoded when the first question comes. A file that cannot be used is one line.
+    """
+    told = teller(progress)
+    try:
+        with visitor.doing(app.settings.per_person) as stop:
+            yield None, opening_values()
+            clip = open_clip(visitor, path, app.settings, told, stop, suggestion=question)
+            yield clip, shown_clip(visitor, busy=True)
+            survey(clip, told, stop)
+            yield clip, shown_clip(visitor, busy=True)
+            if not stop.is_set():
+                app.engine.talk(clip, Options(), told)
+        yield clip, shown_clip(visitor)
+    except FAULTS as error:
+        visitor.clip = None
+        yield None, shown_clip(visitor, str(error))
+
+
+def opening_values() -> list[Any]:
+    """Give the values of `ClipColumn.outputs` while nothing is known of a file yet."""
+    status = gr.HTML('<span role="status">Opening ...</span>', visible=True)
+    still = [gr.skip()] * 5
+    return [status, *still, gr.Button(visible=True), gr.skip(), gr.skip()]
+
+
+def shown_clip(visitor: Visitor, error: str = "", *, busy: bool = False) -> list[Any]:
+    """Give the values of `ClipColumn.outputs` for the clip in view; busy: it can be stopped."""
+    clip = visitor.clip
+    buttons = [*[gr.update(interactive=False)] * 2, gr.Button(visible=busy)]
+    buttons.append(gr.File(None, visible=False))
+    choices = [(one.name, one.id) for one in reversed(visitor.clips.values())]
+    recent = gr.Radio(choices, value=clip.id if clip else None, visible=len(choices) > 1)
+    if clip is None:
+        said = f'<span class="error" role="alert">error: {html.escape(error)}</span>'
+        status = gr.HTML(said if error else "", visible=bool(error))
+        return [status, None, None, None, *buttons, recent]
+    status = gr.HTML(card(clip), visible=True)
+    return [status, screen_value(clip), line_value(clip), None, *buttons, recent]
+
+
+def card(clip: Clip) -> str:
+    """Say what a clip is, and what of it could not be used."""
+    warnings: list[str] = []
+    for talk in clip.talks.values():
+        if isinstance(talk, Conversation):
+            warnings += [warning for part in talk.media for warning in part.warnings]
+        else:
+            warnings += talk.warnings
+    return "<br>".join([clip.card(), *map(html.escape, dict.fromkeys(warnings))])
+
+
+def screen_value(clip: Clip) -> dict[str, Any]:
+    """Give the player its clip."""
+    return player.shown(
+        clip.shown, clip.kind, clip.name, key=clip.id, fps=clip.info.fps or None
+    )
+
+
+def line_value(clip: Clip) -> dict[str, Any] | None:
+    """Give the timeline what is known of a clip; a still picture has none."""
+    if clip.info.is_still:
+        return None
+    contour = clip.contour
+    return timeline.drawn(
+        clip.info.duration_s,
+        key=clip.id,
+        loudness=None if contour is None or contour.loudness is None else contour.loudness.tolist(),
+        cuts=() if contour is None else contour.cuts_s,
+        lanes=lanes_of(clip),
+        pins=[pin for exchange in clip.exchanges for pin in exchange.pins],
+        has_audio=clip.info.has_audio,
+    )
+
+
+def lanes_of(clip: Clip) -> list[timeline.Lane]:
+    """Draw what the last question or search scored, for each sense that the clip has."""
+    curve = clip.curve
+    if curve is None:
+        return []
+    times = curve.times_s.tolist()
+    lanes = []
+    if clip.info.has_audio:
+        lanes.append(timeline.Lane("sound", "A", "stripes", times, curve.sound.tolist()))
+    if clip.info.has_video:
+        lanes.append(timeline.Lane("picture", "V", "dots", times, curve.picture.tolist()))
+    return lanes

@@ -1,0 +1,106 @@
+"""A person's clip: what is known of it, what was asked about it, and what of it is kept.
+
+Plain data. `opening.py` makes one, `asking.py` and `finding.py` use it.
+"""
+
+import html
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Lock
+from typing import Literal
+
+from avchat.chat import Conversation, Receipt
+from avchat.contour import Contour
+from avchat.embedded import EmbeddedFile
+from avchat.encoders import Sense
+from avchat.evidence import Evidence
+from avchat.excerpts import LongConversation
+from avchat.media import MediaInfo
+from avchat.moments import Curve
+from avchat.ui.timeline import Pin
+
+Kind = Literal["video", "audio", "image"]
+State = Literal["waiting", "answering", "done", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a question is asked. What changes the model's view of the clip makes a talk of its own:
+    see `view`.
+    """
+
+    start: float | None = None  # seconds: the range that is asked about
+    end: float | None = None
+    frames: int | None = None  # None: as many as the model was trained with
+    system: str = ""
+    transcript: bool = False
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    max_new_tokens: int = 256  # the longest description of 300 scenes of the world took 71
+
+    @property
+    def view(self) -> tuple:
+        """Return what talks differ in."""
+        return self.start, self.end, self.frames, self.system, self.transcript
+
+
+@dataclass
+class Exchange:
+    """A question and its answer, as it grows."""
+
+    question: str
+    sense: Sense = "both"
+    options: Options = Options()
+    answer: str = ""
+    state: State = "waiting"
+    error: str = ""
+    receipt: Receipt | None = None
+    evidence: Evidence | None = None
+    pins: tuple[Pin, ...] = ()
+    turn: int | None = None  # its number in the model's conversation; None: it is not in it
+    stop: Event = field(default_factory=Event)
+
+
+@dataclass
+class Clip:
+    """One file that a person has opened."""
+
+    id: str
+    path: Path
+    name: str  # as the person knows it
+    info: MediaInfo
+    size_bytes: int
+    hash: str  # of its bytes
+    shown: Path  # what the browser plays: the file, or a copy in a form that it can play
+    kind: Kind
+    suggestion: str = ""  # a question that suits it, of an example
+    contour: Contour | None = None
+    embedded: EmbeddedFile | None = None
+    curve: Curve | None = None  # of the latest question or search
+    exchanges: list[Exchange] = field(default_factory=list)
+    talks: dict[tuple, "Conversation | LongConversation"] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)  # of its talks: one is made at a time
+    looking: Lock = field(default_factory=Lock)  # one at a time embeds it
+
+    def card(self) -> str:
+        """Describe it in one line of HTML: length, size, codecs, sound."""
+        info = self.info
+        parts = [f"<strong>{html.escape(self.name)}</strong>"]
+        if not info.is_still:
+            parts.append(clock(info.duration_s))
+        if info.has_video:
+            parts.append(f"{info.width}x{info.height} {info.video_codec}".strip())
+        rate = f" {info.sample_rate / 1000:g} kHz" if info.sample_rate else ""
+        parts.append(
+            f"sound: {info.audio_codec}{rate}" if info.has_audio else "<em>no sound track</em>"
+        )
+        parts.append(f"{self.size_bytes / 1e6:.1f} MB")
+        return ", ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as people do: 0:07, 12:34, 1:02:03."""
+    whole = int(round(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -1,0 +1,107 @@
+"""A file that somebody gives -> their clip in view: probed, in a form that browsers play, surveyed.
+
+MediaError says in one line why a file cannot be used; nothing of it is decoded in this process.
+"""
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from threading import Event
+
+from avchat.app_settings import Settings
+from avchat.contour import contour
+from avchat.heads import sha256_of
+from avchat.media import Limits, MediaInfo, probe
+from avchat.preview import make_preview, plays_in_browsers
+from avchat.ui.clips import Clip, Kind
+from avchat.ui.progress import Told
+from avchat.ui.visitors import Refused, Visitor
+
+ID_BYTES = 8
+
+
+def open_clip(
+    visitor: Visitor,
+    path: Path,
+    settings: Settings,
+    told: Told,
+    stop: Event,
+    *,
+    name: str = "",
+    suggestion: str = "",
+) -> Clip:
+    """Take a file in view: a link or copy of it lies in the person's folder from now on.
+
+    Args: name: as the person knows it; suggestion: a question that suits it. Raises MediaError,
+    Refused when it was stopped.
+    """
+    info = probe(path, limits=limits_of(settings), isolate=True)
+    number = secrets.token_urlsafe(ID_BYTES)
+    folder = visitor.folder / number
+    folder.mkdir()
+    try:
+        own = take(path, folder / (Path(name).name or path.name))
+        shown: Path | None = own
+        if not plays_in_browsers(own, info):
+            told("making a copy that browsers play", 0, 1)
+            shown = make_preview(
+                own,
+                info,
+                folder / "preview",
+                progress=lambda done, total: told("making a copy that browsers play", done, total),
+                stop=stop,
+            )
+        if shown is None:
+            raise Refused("stopped: no clip was opened")
+        clip = Clip(
+            number,
+            own,
+            name or path.name,
+            info,
+            own.stat().st_size,
+            sha256_of([own]),
+            shown,
+            kind_of(info),
+            suggestion,
+        )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    visitor.show(clip)
+    return clip
+
+
+def survey(clip: Clip, told: Told, stop: Event) -> None:
+    """Find out how loud a clip is over time and where its shots change, once."""
+    with clip.lock:
+        if clip.contour is None and not clip.info.is_still:
+            clip.contour = contour(
+                clip.path,
+                clip.info,
+                progress=lambda done, total: told("surveying", done, total),
+                stop=stop,
+            )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Say how large and how long a file may be."""
+    return Limits(
+        max_file_bytes=settings.max_file_mb * 1_000_000, max_duration_s=60 * settings.max_minutes
+    )
+
+
+def take(path: Path, own: Path) -> Path:
+    """Link a file into a folder that is served, or copy it where that cannot be."""
+    try:
+        os.link(path, own)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(path, own)
+    return own
+
+
+def kind_of(info: MediaInfo) -> Kind:
+    """Say what shows it: a video player, a sound player, a picture."""
+    if not info.has_video:
+        return "audio"
+    return "image" if info.is_still else "video"

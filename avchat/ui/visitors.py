@@ -1,0 +1,132 @@
+"""Who is here: for each person the clip in view, the talk about it, and the files that are served.
+
+Nothing of one person is reachable from another: a person is found by Gradio's session alone, and
+files lie in a folder whose name cannot be guessed. Whoever closes the tab is forgotten at once;
+whoever does nothing for long (a program that never says goodbye), after a while.
+"""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Lock
+from time import monotonic
+
+import gradio as gr
+
+from avchat.app_settings import Settings
+from avchat.ui.clips import Clip
+
+RECENT = 6  # clips of a person that can be gone back to: our choice
+TOKEN_BYTES = 16
+
+
+class Refused(ValueError):
+    """What cannot be done, in one line in the user's words: no path, no name of code."""
+
+
+@dataclass
+class Visitor:
+    """One person's things."""
+
+    folder: Path
+    clips: dict[str, Clip] = field(default_factory=dict)  # by id; the latest is the last
+    clip: Clip | None = None  # the one in view
+    stops: set[Event] = field(default_factory=set)  # of what runs or waits for this person
+    last_s: float = field(default_factory=monotonic)
+    lock: Lock = field(default_factory=Lock)
+
+    def show(self, clip: Clip) -> None:
+        """Put a clip in view; the oldest of many is forgotten with its files."""
+        with self.lock:
+            self.clips.pop(clip.id, None)
+            self.clips[clip.id] = clip
+            self.clip = clip
+            while len(self.clips) > RECENT:
+                gone = self.clips.pop(next(iter(self.clips)))
+                shutil.rmtree(self.folder / gone.id, ignore_errors=True)
+
+    def in_view(self) -> Clip:
+        """Return the clip in view; Refused where there is none."""
+        if self.clip is None:
+            raise Refused("open a clip first")
+        return self.clip
+
+    def stop(self) -> None:
+        """End everything that runs or waits for this person."""
+        with self.lock:
+            for event in self.stops:
+                event.set()
+
+    @contextmanager
+    def doing(self, most: int, stop: Event | None = None) -> Iterator[Event]:
+        """Do one thing for this person, until the event is set; Refused while others run.
+
+        Args: most: how many may run at a time; stop: an event that was made before, for what had
+        to wait.
+        """
+        stop = stop or Event()
+        with self.lock:
+            if len(self.stops - {stop}) >= most:
+                raise Refused("one thing at a time: wait for the last one, or stop it")
+            self.stops.add(stop)
+        try:
+            yield stop
+        finally:
+            self.last_s = monotonic()
+            with self.lock:
+                self.stops.discard(stop)
+
+
+class Visitors:
+    """Everyone who is here."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Make the folder that files are served from; it goes when the app ends."""
+        self.settings = settings
+        base = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+        base.mkdir(parents=True, exist_ok=True)
+        self.root = Path(tempfile.mkdtemp(prefix="avchat-", dir=base)).resolve()
+        self.all: dict[str, Visitor] = {}
+        self.lock = Lock()
+
+    def of(self, request: gr.Request) -> Visitor:
+        """Find who is asking, or welcome them."""
+        self.sweep()
+        with self.lock:
+            found = self.all.get(request.session_hash)
+            if found is None:
+                folder = self.root / secrets.token_urlsafe(TOKEN_BYTES)
+                folder.mkdir()
+                found = self.all[request.session_hash] = Visitor(folder)
+            found.last_s = monotonic()
+            return found
+
+    def leave(self, session: str | None) -> None:
+        """Forget a person: stop what runs for them, delete their files."""
+        with self.lock:
+            gone = self.all.pop(session, None)
+        if gone is not None:
+            gone.stop()
+            gone.clips.clear()
+            gone.clip = None
+            shutil.rmtree(gone.folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Forget who did nothing for long and has nothing running."""
+        since = monotonic() - 60 * self.settings.idle_minutes
+        with self.lock:
+            idle = [key for key, one in self.all.items() if one.last_s < since and not one.stops]
+        for key in idle:
+            self.leave(key)
+
+    def close(self) -> None:
+        """Delete everything: the app ends."""
+        for key in list(self.all):
+            self.leave(key)
+        with suppress(OSError):
+            shutil.rmtree(self.root)
