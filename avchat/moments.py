@@ -9,8 +9,7 @@ head looks at those before, so memory is that of a few windows, however long the
 Legend: N windows, D width of a head's vectors.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -19,8 +18,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from avchat.library_find import rank_term
-from avchat.media import Media, MediaError, MediaInfo, probe
-from avchat.parts import load_parts
+from avchat.looking import complaint, look
+from avchat.media import MediaError, MediaInfo, probe
 from avchat.peaks import Peak, find_peaks, merge
 from avchat.speech import said_spans
 from avchat.windows import Window, cut_windows, spread
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from avchat.heads import Head
     from avchat.transcripts import Transcriber
 
-BATCH = 8  # windows decoded and scored together: at 16 frames of 384x384, 57 MB
 LOOKS = 2  # places looked at closely for each that is wanted: a coarse score may be beaten
 SHORT = 4  # a file of so many coarse windows is looked at closely as a whole
 
@@ -115,7 +113,7 @@ def moments(
     search = Search(head, path, query, sense, isolate, progress, stop)
     end_s = windows[-1].end_s
     short = info.is_still or end_s <= SHORT * coarse_s
-    step_s = min(fine_s / 2, coarse_s / 4)  # closer than the first look's, also at its length
+    step_s = fine_step(coarse_s, fine_s)
     fine_most = len(spread(0.0, end_s, fine_s, fine_s - step_s))
     a_look = len(spread(0.0, 2 * coarse_s, fine_s, fine_s - step_s))
     search.total = fine_most if short else len(windows) + min(fine_most, LOOKS * top * a_look)
@@ -124,7 +122,7 @@ def moments(
     near = [w for region in regions for w in spread(*region, fine_s, fine_s - step_s)]
     search.total = search.done + len(near)
     curve = blend(coarse, search.score(near), regions)
-    search.complain()
+    warnings = complaint(search.faults, search.done)
     peaks = find_peaks(curve.times_s, curve.score, 0.0, end_s, top=top, gap_s=2 * step_s)
     least = -np.inf if head.threshold is None else head.threshold
     spans = [span(curve, peak) for peak in peaks if peak.score >= least]
@@ -138,8 +136,13 @@ def moments(
         curve.sound,
         curve.score,
         not search.stopped,
-        tuple(search.warnings),
+        warnings,
     )
+
+
+def fine_step(coarse_s: float, fine_s: float) -> float:
+    """Return how far apart close windows begin: closer than first ones, also at their length."""
+    return min(fine_s / 2, coarse_s / 4)
 
 
 def check_wish(
@@ -192,7 +195,6 @@ class Search:
     total: int = 0
     done: int = 0
     faults: list[MediaError] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
     @property
     def stopped(self) -> bool:
@@ -202,10 +204,15 @@ class Search:
     def score(self, windows: Sequence[Window]) -> Curve:
         """Score windows against the query, in order; those that do not decode are left out."""
         rows: list[tuple[float, ...]] = []
-        for batch in self.decoded(windows):
-            kept = [(window, media) for window, media in batch if media is not None]
-            vectors = self.head.clips([media for _, media in kept]) if kept else []
-            for (window, _), one in zip(kept, vectors, strict=True):
+        senses = {"picture": self.sense != "sound", "sound": self.sense != "picture"}
+        batches = look(
+            self.head, self.path, windows, isolate=self.isolate, stop=self.stop, **senses
+        )
+        for batch in batches:
+            for window, one in batch:
+                if isinstance(one, MediaError):
+                    self.faults.append(one)
+                    continue
                 picture, sound = self.cosine(one.picture), self.cosine(one.sound)
                 both = {"picture": picture, "sound": sound, "both": self.cosine(one.both)}
                 rows.append((window.start_s, window.end_s, picture, sound, both[self.sense]))
@@ -217,43 +224,6 @@ class Search:
     def cosine(self, vector: np.ndarray | None) -> float:
         """Compare a unit vector [D] with the query; NaN where a sense is absent."""
         return float("nan") if vector is None else float(vector @ self.query)
-
-    def decoded(self, windows: Sequence[Window]) -> Iterator[list[tuple[Window, Media | None]]]:
-        """Yield windows in batches with their media; the next batch is decoded meanwhile."""
-        batches = [windows[at : at + BATCH] for at in range(0, len(windows), BATCH)]
-        with ThreadPoolExecutor(1) as side:
-            ahead: Future | None = None
-            for place, batch in enumerate(batches):
-                ready = ahead or side.submit(self.take, batch)
-                following = batches[place + 1 : place + 2]
-                ahead = side.submit(self.take, following[0]) if following else None
-                media = ready.result()
-                if self.stopped:
-                    return
-                yield list(zip(batch, media, strict=True))
-
-    def take(self, batch: Sequence[Window]) -> list[Media | None]:
-        """Decode windows at the head's size; None for one that cannot be decoded."""
-        if self.stopped:
-            return [None] * len(batch)
-        taken = load_parts(
-            self.path,
-            batch,
-            frames=0 if self.sense == "sound" else self.head.frames,
-            size=self.head.size,
-            sound=self.head.hears and self.sense != "picture",
-            isolate=self.isolate,
-        )
-        self.faults += [part for part in taken if isinstance(part, MediaError)]
-        return [None if isinstance(part, MediaError) else part for part in taken]
-
-    def complain(self) -> None:
-        """Warn of windows that did not decode; raise the first fault where none did."""
-        if self.faults and len(self.faults) == self.done:
-            raise self.faults[0]
-        if self.faults:
-            parts = f"{len(self.faults)} of {self.done} parts could not be decoded"
-            self.warnings.append(f"{parts}: {self.faults[0]}")
 
 
 def closer(

@@ -11,8 +11,9 @@ from joined import ColourHead, write_joined
 from PIL import Image
 
 from avchat import parts
+from avchat.looking import BATCH
 from avchat.media import MediaError, load_media
-from avchat.moments import BATCH, Moments, MomentsError, moments
+from avchat.moments import Moments, MomentsError, moments
 from avchat.parts import load_parts
 from avchat.windows import Window, spread
 
