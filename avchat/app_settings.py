@@ -46,7 +46,7 @@ left out, by the model's own where it has a whole one"""
     keep: int = 16
     """conversations whose keys and values stay in memory; others compute them again"""
     idle_minutes: float = 60.0
-    """a person who does nothing for so long is forgotten, with the clips; a closed tab is at once"""
+    """who does nothing for so long is forgotten, with the clips; who closes the tab, at once"""
     auth: str | None = None
     """name:password that visitors must give; several with commas between them"""
     mcp: bool = True

@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -14,7 +14,7 @@ from avchat.ui.chat_log import alert, as_json, as_markdown, comparison_panel, ev
 from avchat.ui.chat_log import messages as laid_out
 from avchat.ui.clip_column import MEDIA, PRIVATE, ClipColumn, in_words, line_value
 from avchat.ui.clips import Clip, Exchange, Options, clock
-from avchat.ui.progress import teller
+from avchat.ui.progress import BAR, teller
 from avchat.ui.words import say
 
 MODEL: dict[str, Any] = {"concurrency_id": "model"}
@@ -168,7 +168,7 @@ def connect(app: App, tab: AskTab, column: ClipColumn) -> None:
         clip.exchanges.append(exchange)
         return [messages(app, clip), "", *busy(True), gr.skip()]
 
-    def answer(request: gr.Request, progress=gr.Progress()) -> Iterator[list[Any]]:
+    def answer(request: gr.Request, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
         """Answer the question that `begin` has shown."""
         visitor = app.visitors.of(request)
         clip = visitor.clip
@@ -240,7 +240,9 @@ def connect_part(tab: AskTab, column: ClipColumn) -> None:
     def take(span: tuple[float, float] | None) -> list[Any]:
         if span is None:
             return [None, gr.HTML("", visible=False)]
-        words = f"About {clock(span[0])} to {clock(span[1])} only; clear the range to ask about all."
+        words = (
+            f"About {clock(span[0])} to {clock(span[1])} only; clear the range to ask about all."
+        )
         return [span, gr.HTML(html.escape(words), visible=True)]
 
     outputs = [tab.part_of, tab.part]
@@ -264,17 +266,17 @@ def connect_panel(app: App, tab: AskTab, column: ClipColumn, slow: dict[str, Any
         return gr.HTML(evidence_panel(clip.exchanges[event.number], found), visible=True)
 
     def side_by_side(
-        request: gr.Request, question: str, part: Any, *settings: Any, progress=gr.Progress()
+        request: gr.Request, question: str, part: Any, *settings: Any, progress: gr.Progress = BAR
     ) -> Iterator[Any]:
         visitor = app.visitors.of(request)
         with in_words():
             clip = visitor.in_view()
             asked = question.strip() or (clip.exchanges[-1].question if clip.exchanges else "")
-            found = []
-            options = replace(options_of(part, list(settings)))
+            found, notice = [], app.engine.model.config.notice
+            options = options_of(part, list(settings))
             for one in compare(app, visitor, clip, asked, options, teller(progress)):
                 found.append(one)
-                yield gr.HTML(comparison_panel(asked, found), visible=True)
+                yield gr.HTML(comparison_panel(asked, found, notice), visible=True)
 
     tab.links.select(evidence, None, tab.panel, **slow)
     given = [tab.question, tab.part_of, *tab.settings]

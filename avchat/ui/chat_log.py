@@ -122,11 +122,11 @@ def needy_words(evidence: Evidence) -> str:
     return f"<p>{' '.join(lines)}</p>" if lines else ""
 
 
-def comparison_panel(question: str, found: Sequence[Compared]) -> str:
+def comparison_panel(question: str, found: Sequence[Compared], notice: str) -> str:
     """Lay answers under different senses side by side."""
     cells = "".join(
         f"<div><h4>{SENSE_WORDS[one.sense].capitalize()}</h4><p>{html.escape(one.answer)}</p>"
-        f'<p class="receipt">{html.escape(in_words(one.receipt, one.receipt.warnings[-1]))}</p></div>'
+        f'<p class="receipt">{html.escape(in_words(one.receipt, notice))}</p></div>'
         for one in found
     )
     return (

@@ -8,7 +8,6 @@ import html
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from avchat.ui.app import App, Example
 from avchat.ui.asking import FAULTS
 from avchat.ui.clips import Clip, Options
 from avchat.ui.opening import open_clip, survey
-from avchat.ui.progress import teller
+from avchat.ui.progress import BAR, teller
 from avchat.ui.visitors import Refused, Visitor
 from avchat.ui.words import say
 
@@ -106,15 +105,16 @@ def connect(
         for clip, values in open_steps(app, visitor, Path(path), question, progress):
             yield [*values, *after(clip, question)]
 
-    def upload(request: gr.Request, path: str, progress=gr.Progress()) -> Iterator[list[Any]]:
+    def upload(request: gr.Request, path: str, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
         yield from opened(app.visitors.of(request), path, "", progress)
 
-    def example(
-        one: Example, request: gr.Request, progress=gr.Progress()
-    ) -> Iterator[list[Any]]:
-        path = str(one.path)
-        for values in opened(app.visitors.of(request), path, one.question, progress):
-            yield [*values, None]  # the upload is taken back
+    def example_of(one: Example) -> Callable[..., Iterator[list[Any]]]:
+        def example(request: gr.Request, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
+            visitor = app.visitors.of(request)
+            for values in opened(visitor, str(one.path), one.question, progress):
+                yield [*values, None]  # the upload is taken back
+
+        return example
 
     def again(request: gr.Request, number: str) -> list[Any]:
         visitor = app.visitors.of(request)
@@ -133,7 +133,7 @@ def connect(
     column.webcam.stop_recording(upload, [column.webcam], outputs, **shared)
     column.recent.input(again, [column.recent], outputs, **PRIVATE)
     for pick, one in zip(column.picks, app.examples, strict=True):
-        pick.click(partial(example, one), None, [*outputs, column.upload], **shared)
+        pick.click(example_of(one), None, [*outputs, column.upload], **shared)
     connect_span(app, column)
 
 
@@ -166,7 +166,8 @@ def export_range(app: App, visitor: Visitor, span: tuple[float, float] | None) -
     start, end = span
     folder = visitor.folder / clip.id / "cuts"
     folder.mkdir(exist_ok=True)
-    out = folder / f"{Path(clip.name).stem}_{start:.1f}-{end:.1f}{'.mp4' if clip.info.has_video else '.m4a'}"
+    ending = ".mp4" if clip.info.has_video else ".m4a"
+    out = folder / f"{Path(clip.name).stem}_{start:.1f}-{end:.1f}{ending}"
     with visitor.doing(app.settings.per_person):
         cut_isolated(clip.path, start, end, out, exact=True, overwrite=True)
     return out
@@ -240,9 +241,7 @@ def card(clip: Clip) -> str:
 
 def screen_value(clip: Clip) -> dict[str, Any]:
     """Give the player its clip."""
-    return player.shown(
-        clip.shown, clip.kind, clip.name, key=clip.id, fps=clip.info.fps or None
-    )
+    return player.shown(clip.shown, clip.kind, clip.name, key=clip.id, fps=clip.info.fps or None)
 
 
 def line_value(clip: Clip) -> dict[str, Any] | None:

@@ -46,7 +46,11 @@ def build(app: App) -> gr.Blocks:
             """Give what a new clip changes in the tabs."""
             return ask_tab.for_clip(app, clip, question)
 
+        def leave(request: gr.Request) -> None:
+            """Forget whoever closes the page."""
+            app.visitors.leave(request.session_hash)
+
         clip_column.connect(app, column, after, asked.of_clip)
         ask_tab.connect(app, asked, column)
-        page.unload(lambda request: app.visitors.leave(request.session_hash))
+        page.unload(leave)
     return page

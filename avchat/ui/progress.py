@@ -6,6 +6,7 @@ from time import monotonic
 import gradio as gr
 
 Told = Callable[[str, float, float], None]  # what is being done, how much is done, of how much
+BAR = gr.Progress()  # the default of a handler, by which Gradio knows who wants one
 SURE_S = 1.0  # sooner, nothing is said of the time that is left
 
 
