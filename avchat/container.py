@@ -4,6 +4,7 @@ The file's clock is the one a player shows: zero is where the earliest track beg
 the container where a track begins before that (what sounds or shows before zero is cut).
 """
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -87,20 +88,26 @@ def is_text(head: bytes) -> bool:
 
 def box_names(path: Path) -> list[str]:
     """Name the top-level boxes of an MP4 file, as far as they can be followed."""
-    names: list[str] = []
+    return [name for name, _ in list_boxes(path)]
+
+
+def list_boxes(path: Path) -> list[tuple[str, float]]:
+    """List the top-level boxes of an MP4 file and where each ends, in bytes; nowhere if damaged."""
+    boxes: list[tuple[str, float]] = []
     end = path.stat().st_size
     with path.open("rb") as file:
         at = 0
-        while at + 8 <= end and len(names) < MAX_BOXES:
+        while at + 8 <= end and len(boxes) < MAX_BOXES:
             file.seek(at)
-            size, name = int.from_bytes(file.read(4), "big"), file.read(4)
-            names.append(name.decode("latin-1"))
+            size, name = int.from_bytes(file.read(4), "big"), file.read(4).decode("latin-1")
             if size == 1:  # the real size follows, in 8 bytes
                 size = int.from_bytes(file.read(8), "big")
             if size < 8:  # 0: up to the end of the file; else not a box
+                boxes.append((name, math.inf if size else end))
                 break
             at += size
-    return names
+            boxes.append((name, at))
+    return boxes
 
 
 def length_s(container: InputContainer, path: Path) -> float:
@@ -219,9 +226,14 @@ def drain(stream: Stream) -> list:
         return []
 
 
-def play(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Decode a track in order, leaving out what is damaged."""
+def play(
+    container: InputContainer, stream: VideoStream, lost: list[int | None] | None = None
+) -> Iterator[VideoFrame]:
+    """Decode a track in order, leaving out what is damaged; `lost` collects its stamps."""
     stream.thread_type = "AUTO"
     for packet in read_packets(container, stream):
-        yield from decode(packet) or []
+        frames = decode(packet)
+        if frames is None and lost is not None:
+            lost.append(packet.pts)
+        yield from frames or []
     yield from drain(stream)

@@ -4,38 +4,35 @@ A copy keeps every bit and takes no time, but begins where a decoder can begin. 
 encoded anew, H.264 and AAC. In both, picture and sound keep their place to each other.
 """
 
-import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Event
 
 import av
 import numpy as np
 from av.container import InputContainer, OutputContainer
 
+from avchat import isolation
 from avchat.container import (
-    bears_times,
+    MediaError,
     clock_origin,
     is_indexed,
     open_file,
     picture_stream,
-    play,
     read_packets,
     seek,
     sound_stream,
 )
+from avchat.encoding import Recipe, encode
 from avchat.export import ExportError, fresh
 from avchat.listing import PictureList, Wish, list_pictures
 from avchat.media import MediaInfo, probe
-from avchat.pictures import Shape, upright
 
 SEEK_BACK_S = 2.0  # packets of the sound lie so much before those of the picture, or less
-PREROLL_S = 0.2  # of sound, decoded before a part begins, so that its decoder has settled
-GAP_S = 0.05  # a stamp so far from where the last sample ended is a gap; less is jitter
-CLOCK = Fraction(1, 90_000)  # of encoded pictures: a multiple of the usual rates
-AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-X264 = {"crf": "18", "preset": "veryfast"}
+SERVE = "avchat.cuts:serve"  # what a process of its own runs
+MAX_BYTES = 1 << 28  # of decoded pictures and sound held at a time, beside libav's own
+EXACT = Recipe({"crf": "18", "preset": "veryfast"})
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,70 @@ def cut(
     """
     path, out = Path(path), Path(out)
     info = probe(path)
+    end = check_part(path, info, start, end)
+    with fresh(out, overwrite, path) as unfinished:
+        try:
+            done = cut_to(path, info, (start, end), unfinished, exact)
+        except (av.FFmpegError, ValueError) as error:
+            raise ExportError(f"{out}: cannot be written: {error}") from error
+    return Cut(str(out), *done)
+
+
+def cut_isolated(
+    path: str | Path,
+    start: float,
+    end: float,
+    out: str | Path,
+    *,
+    exact: bool = False,
+    overwrite: bool = False,
+    timeout_s: float = 600,
+    progress: isolation.Progress | None = None,
+    stop: Event | None = None,
+) -> Cut | None:
+    """Cut as `cut` does, but in a process of its own, for files of strangers.
+
+    `progress` hears how many seconds of how many are done, of what is encoded; `stop` ends it: then
+    there is no file, and None is returned. What crashes the process, or takes longer than
+    `timeout_s`, is a MediaError.
+    """
+    path, out = Path(path), Path(out)
+    info = probe(path, isolate=True, timeout_s=timeout_s)
+    end = check_part(path, info, start, end)
+    request = {"path": str(path), "info": asdict(info), "part": (start, end), "exact": exact}
+    watch = {"timeout_s": timeout_s, "progress": progress, "stop": stop}
+    try:
+        with fresh(out, overwrite, path) as unfinished:
+            request |= {"out": str(unfinished), "name": str(out)}
+            reply, _ = isolation.call(SERVE, request, max_bytes=MAX_BYTES, **watch)
+            if "media_error" in reply:
+                raise MediaError(reply["media_error"])
+            if "export_error" in reply:
+                raise ExportError(reply["export_error"])
+    except isolation.Stopped:
+        return None
+    except isolation.WorkerError as error:
+        raise MediaError(f"{path.name}: cutting {error}") from error
+    return Cut(str(out), *reply["done"])
+
+
+def serve(request: dict) -> isolation.Reply:
+    """Answer `cut_isolated`, in the process of its own."""
+    info, part = MediaInfo(**request["info"]), tuple(request["part"])
+    files = Path(request["path"]), Path(request["out"])
+    try:
+        done = cut_to(files[0], info, part, files[1], request["exact"])
+    except MediaError as error:
+        return {"media_error": str(error)}, []
+    except ExportError as error:
+        return {"export_error": str(error)}, []
+    except (av.FFmpegError, ValueError) as error:
+        return {"export_error": f"{request['name']}: cannot be written: {error}"}, []
+    return {"done": done}, []
+
+
+def check_part(path: Path, info: MediaInfo, start: float, end: float) -> float:
+    """Return where a part really ends; ExportError for one that is not there."""
     if info.is_still:
         raise ExportError(f"{path.name}: a still picture has no parts")
     if not 0 <= start < end:
@@ -75,13 +136,19 @@ def cut(
             long = f"the file is {info.duration_s:.1f} s long"
             raise ExportError(f"{path.name}: no part from {start:g} s on, {long}")
         end = min(end, info.duration_s)
-    with fresh(out, overwrite, path) as unfinished:
-        try:
-            done = None if exact else try_copy(path, info, start, end, unfinished)
-            done = done or encode(path, info, start, end, unfinished)
-        except (av.FFmpegError, ValueError) as error:
-            raise ExportError(f"{out}: cannot be written: {error}") from error
-    return Cut(str(out), *done)
+    return end
+
+
+def cut_to(
+    path: Path, info: MediaInfo, part: tuple[float, float], out: Path, exact: bool
+) -> tuple[float, float, bool]:
+    """Copy a part, or encode it where it is to be exact or cannot be copied."""
+    done = None if exact else try_copy(path, info, *part, out)
+    if done is None:
+        tell = isolation.Teller(part[1] - part[0])
+        if not encode(path, info, part, out, EXACT, tell.say):
+            raise ExportError(f"{path.name}: nothing decodes from {part[0]:g} s to {part[1]:g} s")
+    return done or (*part, False)
 
 
 def try_copy(
@@ -176,148 +243,3 @@ def chosen(
             yield from waiting
             waiting = []
         yield packet, shows, lasts
-
-
-def encode(
-    path: Path, info: MediaInfo, start: float, end: float, out: Path
-) -> tuple[float, float, bool]:
-    """Encode a part anew, frame by frame and sample by sample."""
-    with (
-        av.open(str(out), "w") as target,
-        open_file(path) as seen,
-        open_file(path) as heard,
-    ):
-        tracks = []
-        video, audio = picture_stream(seen), sound_stream(heard)
-        if video is not None:
-            rate = Fraction(info.fps or 25).limit_denominator(1001)  # 29.97 is 30000/1001
-            track = target.add_stream("libx264", rate=rate, options=X264)
-            track.width, track.height = even(info.width), even(info.height)
-            track.pix_fmt, track.codec_context.time_base = "yuv420p", CLOCK
-            tracks.append(encoded_pictures(seen, track, info, start, end))
-        if audio is not None:
-            rate = audio.rate if audio.rate in AAC_RATES else 48_000
-            layout = "mono" if audio.channels == 1 else "stereo"
-            track = target.add_stream("aac", rate=rate, layout=layout)
-            tracks.append(encoded_sound(heard, track, start, end))
-        target.start_encoding()
-        count = 0
-        for packet in heapq.merge(*tracks, key=lambda packet: packet.dts * packet.time_base):
-            target.mux(packet)
-            count += 1
-    if not count:
-        raise ExportError(f"{path.name}: nothing decodes from {start:g} s to {end:g} s")
-    return start, end, False
-
-
-def even(pixels: int) -> int:
-    """Round up to an even number: H.264 with half the colour resolution needs it."""
-    return max(2, pixels + pixels % 2)
-
-
-def encoded_pictures(
-    source: InputContainer, track: av.VideoStream, info: MediaInfo, start: float, end: float
-) -> Iterator[av.Packet]:
-    """Yield the encoded pictures that show from `start` to `end`; the first one from 0 on."""
-    stream = picture_stream(source)
-    origin = float(clock_origin(source))
-    if is_indexed(source):
-        seek(source, stream, start + origin)
-    shape = Shape(track.width, track.height, info.is_turned)
-    frames = timed_frames(source, stream, info, origin)
-    last = -1
-    for shows, frame in within(frames, start, end, info.fps or 25.0):
-        picture = av.VideoFrame.from_ndarray(upright(frame, shape), "rgb24")
-        picture.pts = round(max(0.0, shows - start) / CLOCK)
-        picture.time_base = CLOCK
-        if picture.pts > last:  # damaged files have two at a time
-            last = picture.pts
-            yield from track.encode(picture)
-    yield from track.encode(None)
-
-
-def timed_frames(
-    source: InputContainer, stream: av.VideoStream, info: MediaInfo, origin: float
-) -> Iterator[tuple[float | None, av.VideoFrame]]:
-    """Yield frames in the order they show, each with its time; None where nothing says it."""
-    if bears_times(source, stream):
-        yield from ((time_of(frame, stream, origin), frame) for frame in play(source, stream))
-        return
-    # AVI stamps are right, but sit on other frames: in order, they belong to the frames in order.
-    listed = list_pictures(Path(info.path), Wish(), info.duration_s + 1)
-    times = iter([] if listed is None else listed.times_s.tolist())
-    for frame in play(source, stream):
-        yield next(times, None), frame
-
-
-def time_of(
-    frame: av.VideoFrame | av.AudioFrame, stream: av.stream.Stream, origin: float
-) -> float | None:
-    """Return when a frame begins, on the file's clock; None where it does not say.
-
-    Not by `frame.time`: the last frames, which a decoder still holds at the end, lack the base.
-    """
-    return None if frame.pts is None else float(frame.pts * stream.time_base) - origin
-
-
-def within(
-    frames: Iterator[tuple[float | None, av.VideoFrame]], start: float, end: float, fps: float
-) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Yield the frames that show in a part, with when they begin; the first may begin before it."""
-    before: tuple[float, av.VideoFrame] | None = None
-    at = -1 / fps
-    for time, frame in frames:
-        at = at + 1 / fps if time is None else time
-        if at >= end - 1e-6:
-            break
-        if at > start + 1e-6 and before is not None:
-            yield before
-        before = (at, frame) if at <= start + 1e-6 else None
-        if before is None:
-            yield at, frame
-    if before is not None:
-        yield before
-
-
-def encoded_sound(
-    source: InputContainer, track: av.AudioStream, start: float, end: float
-) -> Iterator[av.Packet]:
-    """Yield the encoded sound of a part: every sample at its time, gaps as silence."""
-    rate, mono = track.rate, track.layout.name == "mono"
-    total, at = round((end - start) * rate), 0
-    for place, wave in pieces(source, rate, track.layout.name, start, end):
-        silence = np.zeros((len(wave), max(0, min(place, total) - at)), np.float32)
-        wave = np.concatenate([silence, wave[:, max(0, at - place) :]], axis=1)[:, : total - at]
-        if wave.shape[1]:
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave), "fltp", LAYOUT[mono])
-            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), at
-            yield from track.encode(frame)
-            at += wave.shape[1]
-    yield from track.encode(None)
-
-
-LAYOUT = {True: "mono", False: "stereo"}
-
-
-def pieces(
-    source: InputContainer, rate: int, layout: str, start: float, end: float
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield decoded sound, float32 [channels, samples], with its place in samples from `start`."""
-    stream = sound_stream(source)
-    origin = float(clock_origin(source))
-    if start > PREROLL_S and is_indexed(source):
-        seek(source, stream, start - PREROLL_S + origin)
-    resampler, place = av.AudioResampler("fltp", layout, rate), None
-    for frame in play(source, stream):
-        if not frame.samples or not frame.sample_rate:
-            continue
-        at = time_of(frame, stream, origin)
-        if at is not None and at >= end:
-            break
-        stamped = None if at is None else round((at - start) * rate)
-        if place is None or (stamped is not None and abs(stamped - place) > GAP_S * rate):
-            place = stamped or 0
-        for piece in resampler.resample(frame):
-            wave = piece.to_ndarray()
-            yield place, wave
-            place += wave.shape[1]

@@ -4,7 +4,7 @@ A fresh process a call: nothing that a hostile file leaves behind meets the next
 costs a quarter of a second, the start of Python with numpy, PyAV and decord. So on Linux a nursery
 is started instead, which forks a process for each call and is kept for the next one; it decodes
 nothing itself. The reply is a line of JSON and then the bytes of its arrays, over a pipe: no
-pickles, no files left behind.
+pickles, no files left behind. Before it there may be lines that say how far the process is.
 """
 
 import atexit
@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from typing import BinaryIO
 import numpy as np
 
 Reply = tuple[dict, list[np.ndarray]]
+Progress = Callable[[float, float], None]  # called with what is done, and of how much
 
 CHILD = "from avchat.isolation import answer; from {0} import {1}; answer({1})"
 NURSERY = "from avchat.isolation import nurse; nurse({0})"
@@ -35,30 +37,84 @@ HEADROOM_BYTES = 4 * 1024**3  # address space for code, threads and decoders, be
 FORKS = sys.platform == "linux"  # on macOS its system libraries do not bear a fork
 MAX_ORDER_BYTES = 100_000  # that a nursery takes: a packet of a local socket
 PIECE = 1 << 20
+GLANCE_S = 0.1  # between two looks at whether to stop
+TELL_S = 0.2  # between two lines of progress, at least
 
 
 class WorkerError(Exception):
     """Say in a few words how the process ended without a reply."""
 
 
-def call(function: str, request: dict, *, timeout_s: float, max_bytes: int) -> Reply:
+class Stopped(Exception):
+    """The caller asked to stop: the process was killed."""
+
+
+class Watch:
+    """What a caller does while a process works for it: wait, hear how far it is, stop it."""
+
+    def __init__(
+        self, timeout_s: float, progress: Progress | None, stop: threading.Event | None
+    ) -> None:
+        self.limit = time.monotonic() + timeout_s
+        self.progress, self.stop = progress, stop
+        self.pieces: list[bytes] = []
+        self.replying = False  # all lines of progress have come
+
+    def patience_s(self) -> float:
+        """Say how long to wait before the next look; TimeoutError or Stopped where it is over."""
+        if self.stop is not None and self.stop.is_set():
+            raise Stopped
+        left_s = self.limit - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        return left_s if self.stop is None else min(left_s, GLANCE_S)
+
+    def take(self, piece: bytes) -> None:
+        """Take a piece of what the process writes, and pass its lines of progress on."""
+        self.pieces.append(piece)
+        if self.replying:
+            return
+        said = b"".join(self.pieces)
+        while said.startswith(b"[") and b"\n" in said:
+            line, _, said = said.partition(b"\n")
+            if self.progress is not None:
+                self.progress(*json.loads(line))
+        self.pieces, self.replying = [said], said.startswith(b"{")
+
+    def reply(self) -> bytes:
+        """Join what was written after the lines of progress."""
+        return b"".join(self.pieces)
+
+
+def call(
+    function: str,
+    request: dict,
+    *,
+    timeout_s: float,
+    max_bytes: int,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> Reply:
     """Call `module:function` with a request (plain JSON) in a process of its own.
 
     The function returns what JSON can hold and a list of arrays, `max_bytes` of them at most.
-    Raises WorkerError when the process crashes, or runs longer than `timeout_s` and is killed.
+    What a `Teller` says there is passed to `progress`, in the caller's thread. Raises WorkerError
+    when the process crashes, or runs longer than `timeout_s` and is killed, and Stopped when it
+    was killed because `stop` was set.
     """
     order = json.dumps([request, timeout_s, max_bytes]).encode()
+    watch = Watch(timeout_s, progress, stop)
     try:
         if FORKS and len(order) < MAX_ORDER_BYTES:
-            code, out, err = call_forked(function, order, timeout_s)
+            code, err = call_forked(function, order, watch)
         else:
-            code, out, err = call_started(function, order, timeout_s)
+            code, err = call_started(function, order, watch)
     except TimeoutError as error:
         raise WorkerError(f"took longer than {timeout_s:g} s and was stopped") from error
     except ConnectionError as error:  # a nursery that was killed meanwhile, for memory perhaps
         raise WorkerError(f"crashed ({error})") from error
-    line, _, payload = out.partition(b"\n")
-    if code or not line:
+    line, _, payload = watch.reply().partition(b"\n")
+    if code or not watch.replying:
         raise WorkerError(f"crashed ({how_it_ended(code, err)})")
     header = json.loads(line)
     return header["reply"], list(unpack(header["arrays"], payload))
@@ -69,8 +125,8 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([HOME, *filter(None, sys.path)])}
 
 
-def call_started(function: str, order: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
-    """Start a process for one order: (exit code, what it wrote to stdout, to stderr)."""
+def call_started(function: str, order: bytes, watch: Watch) -> tuple[int, bytes]:
+    """Start a process for one order: (exit code, what it wrote to stderr)."""
     worker = subprocess.Popen(
         [sys.executable, "-c", CHILD.format(*function.split(":"))],
         stdin=subprocess.PIPE,
@@ -80,12 +136,26 @@ def call_started(function: str, order: bytes, timeout_s: float) -> tuple[int, by
     )
     with worker:
         try:
-            out, err = worker.communicate(order, timeout=timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise TimeoutError from error
+            err = attend(worker, order, watch)
         finally:
             worker.kill()
-    return worker.returncode, out, err
+    return worker.returncode, err
+
+
+def attend(worker: "subprocess.Popen[bytes]", order: bytes, watch: Watch) -> bytes:
+    """Give a process its order and take what it writes, until it ends; return its stderr."""
+    sent: bytes | None = order
+    heard = 0
+    while True:
+        try:
+            out, err = worker.communicate(sent, timeout=min(watch.patience_s(), GLANCE_S))
+        except subprocess.TimeoutExpired as error:
+            out = error.output or b""
+            watch.take(out[heard:])
+            heard, sent = len(out), None  # the rest of the order is still on its way
+            continue
+        watch.take(out[heard:])
+        return err
 
 
 class Nursery:
@@ -125,9 +195,8 @@ class Nursery:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
-    def carry_out(self, function: str, order: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
+    def carry_out(self, function: str, order: bytes, watch: Watch) -> tuple[int, bytes]:
         """Have an order carried out by a fork: as `call_started`."""
-        limit = time.monotonic() + timeout_s
         out, inlet = os.pipe()
         with tempfile.TemporaryFile() as said, os.fdopen(out, "rb", 0) as outlet:
             try:
@@ -135,12 +204,11 @@ class Nursery:
                 socket.send_fds(self.line, [order], [inlet, said.fileno()])
             finally:
                 os.close(inlet)
-            pieces = []
-            while piece := read_before(outlet.fileno(), limit):
-                pieces.append(piece)
-            code = int(read_before(self.line.fileno(), limit) or b"1")
+            while piece := read_next(outlet.fileno(), watch):
+                watch.take(piece)
+            code = int(read_next(self.line.fileno(), watch) or b"1")
             said.seek(0)
-            return code, b"".join(pieces), said.read()
+            return code, said.read()
 
 
 @atexit.register
@@ -150,20 +218,20 @@ def end_nurseries() -> None:
         Nursery.idle.pop().end()
 
 
-def read_before(source: int, limit: float) -> bytes:
-    """Read a piece, empty at the end; TimeoutError where none comes until `limit`."""
+def read_next(source: int, watch: Watch) -> bytes:
+    """Read a piece, empty at the end; TimeoutError or Stopped as `watch` says."""
     waiting = select.poll()
     waiting.register(source, select.POLLIN)
-    if not waiting.poll(max(0.0, limit - time.monotonic()) * 1000):
-        raise TimeoutError
+    while not waiting.poll(watch.patience_s() * 1000):
+        pass
     return os.read(source, PIECE)
 
 
-def call_forked(function: str, order: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
+def call_forked(function: str, order: bytes, watch: Watch) -> tuple[int, bytes]:
     """Have an order carried out by a fork of a nursery: as `call_started`."""
     nursery, done = Nursery.take(), False
     try:
-        result = nursery.carry_out(function, order, timeout_s)
+        result = nursery.carry_out(function, order, watch)
         done = nursery.process.poll() is None
         return result
     finally:
@@ -236,11 +304,32 @@ def write_reply(function: Callable[[dict], Reply], order: bytes, pipe: BinaryIO)
     """Carry out an order within its limits and write the reply."""
     request, timeout_s, max_bytes = json.loads(order)
     limit_resources(timeout_s, max_bytes)
+    listeners.append(pipe)
     reply, arrays = function(request)
     kinds = [(array.dtype.str, array.shape) for array in arrays]
     pipe.write(json.dumps({"reply": reply, "arrays": kinds}).encode() + b"\n")
     for array in arrays:
         pipe.write(np.ascontiguousarray(array).data)
+
+
+listeners: list[BinaryIO] = []  # of a process of its own: the pipe to its caller
+
+
+class Teller:
+    """Says from a process of its own how far it is, now and then; elsewhere it says nothing."""
+
+    def __init__(self, total: float) -> None:
+        self.total, self.next = total, 0.0
+
+    def say(self, done: float) -> None:
+        """Say how much of the total is done, unless something was said just before."""
+        now = time.monotonic()
+        if now < self.next:
+            return
+        self.next = now + TELL_S
+        for pipe in listeners:
+            pipe.write(json.dumps([max(0.0, done), self.total]).encode() + b"\n")
+            pipe.flush()
 
 
 def limit_resources(timeout_s: float, max_bytes: int) -> None:

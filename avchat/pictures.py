@@ -253,11 +253,16 @@ def upright(frame: av.VideoFrame, shape: Shape) -> np.ndarray:
 def opaque(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
     """Scale a frame to uint8 [height, width, 3]; what is transparent shows white."""
     # Bicubic, as decord scales: frames of the two ways then differ by about 0.1 of 255.
-    if frame.format.name != "pal8" and not any(c.is_alpha for c in frame.format.components):
+    if not shows_through(frame):
         return frame.reformat(width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
     rgba = frame.reformat(width, height, "rgba", interpolation="BICUBIC").to_ndarray()
     alpha = rgba[..., 3:].astype(np.uint16)
     return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def shows_through(frame: av.VideoFrame) -> bool:
+    """Tell whether a frame may be transparent in places."""
+    return frame.format.name == "pal8" or any(c.is_alpha for c in frame.format.components)
 
 
 def orientation(frame: av.VideoFrame) -> tuple[int, int, bool]:

@@ -6,6 +6,7 @@ video: shots are found in small frames, decoded stretch by stretch.
 Shapes: T frames, H, W pixels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,8 +100,17 @@ def measure_length(path: str | Path, *, isolate: bool = False) -> float:
             return at
 
 
-def find_cuts(path: str | Path, end_s: float, keyframes: bool, isolate: bool) -> list[float]:
-    """Find when new shots begin, in seconds: the times of their first frames."""
+def find_cuts(
+    path: str | Path,
+    end_s: float,
+    keyframes: bool,
+    isolate: bool,
+    tell: Callable[[float], None] = lambda done_s: None,
+) -> list[float]:
+    """Find when new shots begin, in seconds: the times of their first frames.
+
+    `tell` hears up to where the file has been looked through.
+    """
     cuts: list[tuple[float, float]] = []
     frames, times = np.zeros((0, SHOT_SIZE, SHOT_SIZE, 3), np.uint8), np.zeros(0)
     at, judged = 0.0, 0
@@ -113,6 +123,7 @@ def find_cuts(path: str | Path, end_s: float, keyframes: bool, isolate: bool) ->
         settled = len(frames) - (0 if until >= end_s else AROUND)
         found = jumps(differences(frames))
         cuts += [(times[i - 1], times[i]) for i in found if judged <= i < settled]
+        tell(until)
         at, kept = until, min(len(frames), 2 * AROUND)
         judged = max(0, max(judged, settled) - (len(frames) - kept))
         frames, times = frames[len(frames) - kept :], times[len(times) - kept :]

@@ -56,7 +56,8 @@ LAYERS = [
     "moments",
     "embedded",
     "export",
-    "cuts",
+    "encoding",
+    "cuts preview contour",
     "world",
     "tagging",
     "data",
@@ -90,6 +91,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.spl
 
 # The files that read media; eval/speed.py measures how others do it.
 MEDIA = [f"avchat/{name}.py" for name in ("container", "listing", "sound", "pictures", "media")]
+WRITERS = [f"avchat/{name}.py" for name in ("encoding", "cuts", "preview")]
 # Third-party packages that one part of avchat alone may touch.
 OWNERS = {
     "gradio": ["avchat/ui/"],
@@ -100,7 +102,7 @@ OWNERS = {
     "ray": ["avchat/jobs.py", "avchat/cluster.py"],
     "lancedb": ["avchat/library.py", "avchat/library_table.py"],
     "decord": [*MEDIA, "eval/speed.py"],
-    "av": [*MEDIA, "eval/speed.py", "avchat/cuts.py", "avchat/world/", "avchat/assets/"],
+    "av": [*MEDIA, *WRITERS, "eval/speed.py", "avchat/world/", "avchat/assets/"],
 }
 # What answers a question must not pull in what trains.
 FORBIDDEN = [

@@ -307,8 +307,8 @@ def test_what_cannot_be_read_is_a_fault_with_its_reason(
         slow.path.write_bytes(clip.read_bytes() + b"1")
         fill(cache, [slow])
 
-        def crash(*_: object) -> tuple[int, bytes, bytes]:
-            return -11, b"", b""
+        def crash(*_: object) -> tuple[int, bytes]:
+            return -11, b""
 
         for name in ("call_forked", "call_started"):
             patch.setattr(isolation, name, crash)
