@@ -12,7 +12,7 @@ from pathlib import Path
 VARIABLE = "AVCHAT_"
 
 
-class SettingsError(ValueError):
+class SettingsError(Exception):
     """A setting that makes no sense; the message is one line in the user's words."""
 
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from tyro.conf import Positional, subcommand
 
 from avchat import data_cli, index_cli, lookup_cli, model_cli
+from avchat.app_settings import Settings, SettingsError
 from avchat.chat_cli import Chat, chat
 from avchat.data_cli import Check, Convert, DataVerb, Split
 from avchat.index_cli import Index
@@ -60,13 +61,7 @@ memory; a preset, a folder, or a name on the Hub"""
     """print the report as one JSON object"""
 
 
-@dataclass(frozen=True)
-class Demo:
-    """Start the app. Gradio's own variables, such as GRADIO_SERVER_PORT, are honoured."""
-
-    model: str = "tiny"
-    """the bundled tiny, the folder of a checkpoint, or a name on the Hub"""
-
+DEMO = "Start the app. Gradio's own variables, such as GRADIO_SERVER_PORT, are honoured."
 
 Verb = (
     Annotated[Chat, subcommand("chat")]
@@ -80,7 +75,7 @@ Verb = (
     | Annotated[Push, subcommand("push")]
     | Annotated[World, subcommand("world")]
     | Annotated[Doctor, subcommand("doctor")]
-    | Annotated[Demo, subcommand("demo")]
+    | Annotated[Settings, subcommand("demo", description=DEMO)]
 )
 
 
@@ -114,6 +109,8 @@ def parse(argv: Sequence[str]) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
+    except SettingsError as error:
+        raise InputError(str(error)) from error
     raise InputError(one_line(said.getvalue()))
 
 
@@ -169,16 +166,17 @@ def doctor(verb: Doctor) -> None:
     print(json.dumps(found) if verb.json else as_text(found))
 
 
-def demo(verb: Demo) -> None:
+def demo(verb: Settings) -> None:
     """Serve the app until Ctrl-C."""
     from avchat.config import ModelError
+    from avchat.transcripts import TranscriptError
     from avchat.ui import launch, make_app
 
     try:
-        app = make_app(verb.model)
-    except ModelError as error:
+        app, page = make_app(verb)
+    except (ModelError, TranscriptError) as error:
         raise InputError(str(error)) from error
-    launch(app)
+    launch(app, page)
 
 
 RUN: dict[type, Callable[[Any], None]] = {
@@ -195,7 +193,7 @@ RUN: dict[type, Callable[[Any], None]] = {
     Push: model_cli.push,
     World: world,
     Doctor: doctor,
-    Demo: demo,
+    Settings: demo,
 }
 
 

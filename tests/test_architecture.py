@@ -80,6 +80,7 @@ LAYERS = [
     "training",
     "stage",
     "metrics",
+    "app_settings",
     "ui",
     "doctor doctor_model",
     "script",
