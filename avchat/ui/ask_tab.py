@@ -10,9 +10,10 @@ import gradio as gr
 from avchat.media import MediaInfo
 from avchat.ui.app import App
 from avchat.ui.asking import FAULTS, agreed, ask, compare, lanes, rewind, shows_lanes, weigh
+from avchat.ui.captions import captions, pane
 from avchat.ui.chat_log import alert, as_json, as_markdown, comparison_panel, evidence_panel
 from avchat.ui.chat_log import messages as laid_out
-from avchat.ui.clip_column import MEDIA, PRIVATE, ClipColumn, in_words, line_value
+from avchat.ui.clip_column import MEDIA, PRIVATE, ClipColumn, in_words, line_value, screen_value
 from avchat.ui.clips import Clip, Exchange, Options, clock
 from avchat.ui.progress import BAR, teller
 from avchat.ui.words import say
@@ -52,7 +53,8 @@ class AskTab:
     @property
     def of_clip(self) -> list[Any]:
         """Return what a new clip changes; `for_clip` gives the values."""
-        return [self.talk, self.question, self.starters, self.panel, self.part, self.part_of]
+        named = [self.talk, self.question, self.starters, self.panel, self.part, self.part_of]
+        return [*named, self.transcript]
 
 
 DEFAULTS = (None, 0.0, 1.0, 0, Options.max_new_tokens, "", False)
@@ -132,7 +134,14 @@ def for_clip(app: App, clip: Clip | None, question: str) -> list[Any]:
     starters = starter_questions(clip.info) if clip is not None else []
     panel = gr.HTML("", visible=False)
     starters = gr.Radio(starters, value=None, visible=bool(starters))
-    return [talk, question, starters, panel, gr.HTML("", visible=False), None]
+    part = gr.HTML("", visible=False)
+    return [talk, question, starters, panel, part, None, transcript_of(clip)]
+
+
+def transcript_of(clip: Clip | None) -> Any:
+    """Show what was written down of a clip, if anything was."""
+    lines = () if clip is None else clip.lines
+    return gr.HTML(pane(lines) if lines else "", visible=bool(lines))
 
 
 def starter_questions(info: MediaInfo) -> list[str]:
@@ -150,8 +159,7 @@ def messages(app: App, clip: Clip) -> list[dict[str, str]]:
 
 def connect(app: App, tab: AskTab, column: ClipColumn) -> None:
     """Ask, stop, retry, edit, compare, weigh, export."""
-    asking = [column.timeline, column.exported]
-    outputs = [tab.talk, tab.question, tab.ask, tab.stop, *asking[:1]]
+    outputs = [tab.talk, tab.question, tab.ask, tab.stop, column.timeline]
 
     def begin(
         request: gr.Request, question: str, sense: str, part: Any, *settings: Any
@@ -214,6 +222,9 @@ def connect(app: App, tab: AskTab, column: ClipColumn) -> None:
         rewind(app, clip, event.index // 2)
         return [messages(app, clip), old, *busy(False), line_value(clip)]
 
+    def written(request: gr.Request) -> Any:
+        return transcript_of(app.visitors.of(request).clip)
+
     quick: dict[str, Any] = {**PRIVATE, "queue": False, "show_progress": "hidden"}
     slow: dict[str, Any] = {**PRIVATE, **MODEL, "concurrency_limit": app.settings.at_once}
     given = [tab.question, tab.sense, tab.part_of, *tab.settings]
@@ -223,7 +234,8 @@ def connect(app: App, tab: AskTab, column: ClipColumn) -> None:
         tab.talk.edit(edit, None, outputs, **quick),
     ]
     for event in begun:
-        event.then(answer, None, outputs, show_progress_on=column.status, **slow)
+        answered = event.then(answer, None, outputs, show_progress_on=column.status, **slow)
+        answered.then(written, None, tab.transcript, **quick)
     tab.talk.undo(undo, None, outputs, **quick)
     tab.stop.click(stop, None, None, **quick)
     tab.starters.input(lambda question: question, [tab.starters], [tab.question], **quick)
@@ -298,6 +310,17 @@ def connect_exports(app: App, tab: AskTab, column: ClipColumn) -> None:
             return gr.File(str(out), visible=True)
 
         button.click(export, None, column.exported, **PRIVATE, **MEDIA)
+
+    def caption(request: gr.Request, progress: gr.Progress = BAR) -> list[Any]:
+        """Write captions, show them in the player and in the pane, offer the file."""
+        with in_words():
+            visitor = app.visitors.of(request)
+            clip = visitor.in_view()
+            out = captions(app, visitor, clip, teller(progress))
+        return [gr.File(str(out), visible=True), screen_value(clip), transcript_of(clip)]
+
+    shown = [column.exported, column.player, tab.transcript]
+    tab.exports[2].click(caption, None, shown, show_progress_on=column.status, **PRIVATE, **MODEL)
 
 
 def busy(answering: bool) -> list[Any]:

@@ -13,12 +13,14 @@ import numpy as np
 from avchat.chat import Receipt
 from avchat.encoders import Sense
 from avchat.evidence import Evidence
+from avchat.excerpts import LongConversation
 from avchat.media import MediaError
 from avchat.moments import Curve, MomentsError
 from avchat.prompt import PromptError
-from avchat.transcripts import TranscriptError
+from avchat.transcripts import Line, TranscriptError
 from avchat.ui.app import App
 from avchat.ui.clips import Clip, Exchange, Options
+from avchat.ui.engine import Talk
 from avchat.ui.progress import Told, silent
 from avchat.ui.timeline import Pin
 from avchat.ui.visitors import Refused, Visitor
@@ -62,6 +64,7 @@ def ask(
                 exchange.answer += piece
                 yield exchange
             exchange.receipt = talk.receipt
+            clip.lines = lines_of(talk, exchange) or clip.lines
             exchange.turn = before if talk.turns > before else None
             exchange.pins = tuple(pins(clip, exchange.answer))
             exchange.state = "stopped" if stop.is_set() else "done"
@@ -71,6 +74,14 @@ def ask(
         if exchange.state in ("waiting", "answering"):  # the reader has left
             exchange.state = "stopped"
     yield exchange
+
+
+def lines_of(talk: Talk, exchange: Exchange) -> tuple[Line, ...]:
+    """Return what was written down of a clip for an answer."""
+    now = talk.now if isinstance(talk, LongConversation) else talk
+    if now is None or not exchange.options.transcript:
+        return ()
+    return now.lines(exchange.sense) or ()
 
 
 def check(app: App, clip: Clip, options: Options) -> None:
@@ -145,7 +156,7 @@ def lanes(
 def shows_lanes(app: App, clip: Clip) -> bool:
     """Tell whether a clip is looked through without being told to."""
     known = clip.embedded is not None and clip.embedded.complete
-    short = not clip.info.is_still and clip.info.duration_s <= LANES_S
+    short = not clip.info.is_still and clip.duration_s <= LANES_S
     return app.engine.head is not None and (known or short)
 
 
@@ -162,7 +173,7 @@ def times_in(text: str) -> list[tuple[float, int, int]]:
 def pins(clip: Clip, answer: str) -> Iterator[Pin]:
     """Make pins of the times that an answer cites, as far as the clip is that long."""
     for t, start, end in times_in(answer):
-        if t <= clip.info.duration_s:
+        if t <= clip.duration_s:
             yield Pin(t, answer[start:end], False)
 
 

@@ -241,7 +241,14 @@ def card(clip: Clip) -> str:
 
 def screen_value(clip: Clip) -> dict[str, Any]:
     """Give the player its clip."""
-    return player.shown(clip.shown, clip.kind, clip.name, key=clip.id, fps=clip.info.fps or None)
+    return player.shown(
+        clip.shown,
+        clip.kind,
+        clip.name,
+        key=clip.id,
+        subtitles=clip.subtitles,
+        fps=clip.info.fps or None,
+    )
 
 
 def line_value(clip: Clip) -> dict[str, Any] | None:
@@ -250,7 +257,7 @@ def line_value(clip: Clip) -> dict[str, Any] | None:
         return None
     contour = clip.contour
     return timeline.drawn(
-        clip.info.duration_s,
+        clip.duration_s,
         key=clip.id,
         loudness=None if contour is None or contour.loudness is None else contour.loudness.tolist(),
         cuts=() if contour is None else contour.cuts_s,

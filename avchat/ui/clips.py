@@ -17,6 +17,7 @@ from avchat.evidence import Evidence
 from avchat.excerpts import LongConversation
 from avchat.media import MediaInfo
 from avchat.moments import Curve
+from avchat.transcripts import Line
 from avchat.ui.timeline import Pin
 
 Kind = Literal["video", "audio", "image"]
@@ -78,17 +79,24 @@ class Clip:
     contour: Contour | None = None
     embedded: EmbeddedFile | None = None
     curve: Curve | None = None  # of the latest question or search
+    lines: tuple[Line, ...] = ()  # what is said, or heard, as far as somebody asked for it
+    subtitles: Path | None = None  # the same as WebVTT
     exchanges: list[Exchange] = field(default_factory=list)
     talks: dict[tuple, "Conversation | LongConversation"] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)  # of its talks: one is made at a time
     looking: Lock = field(default_factory=Lock)  # one at a time embeds it
+
+    @property
+    def duration_s(self) -> float:
+        """Return how long it is; measured, as soon as it is known, where the file does not say."""
+        return self.info.duration_s if self.contour is None else self.contour.duration_s
 
     def card(self) -> str:
         """Describe it in one line of HTML: length, size, codecs, sound."""
         info = self.info
         parts = [f"<strong>{html.escape(self.name)}</strong>"]
         if not info.is_still:
-            parts.append(clock(info.duration_s))
+            parts.append(clock(self.duration_s))
         if info.has_video:
             parts.append(f"{info.width}x{info.height} {info.video_codec}".strip())
         rate = f" {info.sample_rate / 1000:g} kHz" if info.sample_rate else ""

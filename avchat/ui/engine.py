@@ -66,6 +66,7 @@ class Engine:
         self.keep = settings.keep
         self.turn = Lock()  # held by whoever computes
         self.shared_head = None if self.head is None else SharedHead(self.head, self.turn)
+        self.listening = Lock()  # held by whoever writes down a whole file
         self.tables = Lock()  # held while the two below change
         self.encoded: OrderedDict[tuple, tuple[Media, Features]] = OrderedDict()
         self.awake: OrderedDict[int, Talk] = OrderedDict()  # hold keys and values; by their id()
