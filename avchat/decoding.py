@@ -81,7 +81,10 @@ class Thread:
         """Forget all but the first tokens, and their keys and values."""
         if length < len(self.ids):
             self.settle()
-            self.cache.crop(length)
+            cache = DynamicCache()  # `crop` means one thing in one release, another in the next
+            for number, (keys, values) in enumerate(self.kept(length)):
+                cache.update(keys, values, number)
+            self.cache = cache
             del self.ids[length:]
 
     def kept(self, length: int) -> list[tuple[Tensor, Tensor]]:
