@@ -12,7 +12,6 @@ from avchat.ui.page import build, load_examples
 from avchat.ui.player import PLAYER_CSS
 from avchat.ui.visitors import Visitors
 from avchat.ui.words import say
-from avchat.world.examples import example_clips
 
 __all__ = ["launch", "make_app"]
 
@@ -52,7 +51,7 @@ def make_app(settings: Settings) -> tuple[App, gr.Blocks]:
     """
     home = cache_folder()
     engine, visitors = Engine(settings), Visitors(settings)
-    app = App(settings, engine, visitors, load_examples(example_clips(home)), home)
+    app = App(settings, engine, visitors, load_examples(home), home)
     return app, build(app)
 
 

@@ -10,11 +10,13 @@ from avchat.ui.visitors import Visitors
 
 @dataclass(frozen=True)
 class Example:
-    """A clip to try, a question that fits it, and a picture from its middle as a thumbnail."""
+    """A clip to try, what its button says, and a picture from its middle as a thumbnail."""
 
     path: Path
-    question: str
+    label: str
     thumbnail: Path
+    question: str  # that fits it
+    sought: str = ""  # what is to be found in it, of a film
 
 
 @dataclass

@@ -71,20 +71,20 @@ def lay_out(app: App) -> AskTab:
         editable="user",
         elem_id="talk",
     )
-    panel = gr.HTML("", visible=False, elem_id="panel")
-    transcript = gr.HTML("", visible=False, elem_id="transcript")
     starters = gr.Radio([], label=say("starters"), visible=False, elem_id="starters")
     with gr.Group():
         senses = [(say("both"), "both"), (say("sound"), "sound"), (say("picture"), "picture")]
-        sense = gr.Radio(senses, value="both", label=say("may_use"), elem_id="sense")
         part = gr.HTML("", visible=False, elem_id="part")
         question = gr.Textbox(
             label=say("question"), placeholder=say("question_hint"), elem_id="question"
         )
+        sense = gr.Radio(senses, value="both", label=say("may_use"), elem_id="sense")
     with gr.Row():
         go = gr.Button(say("ask"), variant="primary", scale=2, min_width=90, elem_id="ask")
         stop = gr.Button(say("stop"), interactive=False, min_width=90, elem_id="stop")
         side = gr.Button(say("compare"), min_width=90, elem_id="compare")
+    panel = gr.HTML("", visible=False, elem_id="panel")
+    transcript = gr.HTML("", visible=False, elem_id="transcript")
     with gr.Accordion(say("settings"), open=False, elem_id="settings"):
         settings, reset = lay_out_settings(app)
     with gr.Row(elem_id="exports"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from avchat.chat import Conversation
 from avchat.cuts import cut_isolated
@@ -69,7 +70,7 @@ def lay_out(app: App) -> ClipColumn:
         with gr.Tab(say("examples")):
             with gr.Row(elem_id="examples"):
                 picks = [
-                    gr.Button(example.question, icon=str(example.thumbnail), size="sm")
+                    gr.Button(example.label, icon=str(example.thumbnail), size="sm")
                     for example in app.examples
                 ]
         with gr.Tab(say("webcam")):
@@ -272,10 +273,13 @@ def lanes_of(clip: Clip) -> list[timeline.Lane]:
     curve = clip.curve
     if curve is None:
         return []
-    times = curve.times_s.tolist()
+    times, sound, picture = curve.times_s, curve.sound, curve.picture
+    if len(times) == 1:  # one window is the whole clip
+        times = np.array([curve.starts_s[0], curve.ends_s[0]])
+        sound, picture = sound.repeat(2), picture.repeat(2)
     lanes = []
     if clip.info.has_audio:
-        lanes.append(timeline.Lane("sound", "A", "stripes", times, curve.sound.tolist()))
+        lanes.append(timeline.Lane("sound", "A", "stripes", times.tolist(), sound.tolist()))
     if clip.info.has_video:
-        lanes.append(timeline.Lane("picture", "V", "dots", times, curve.picture.tolist()))
+        lanes.append(timeline.Lane("picture", "V", "dots", times.tolist(), picture.tolist()))
     return lanes

@@ -11,20 +11,29 @@ from avchat.ui import ask_tab, clip_column
 from avchat.ui.app import App, Example
 from avchat.ui.clips import Clip
 from avchat.ui.words import say
+from avchat.world.examples import example_clips, example_film
 
 # What Gradio itself keeps of uploads: look every hour, delete what is older than two.
 DELETE_CACHE_S = (3600, 7200)
 
 
-def load_examples(clips: list[tuple[Path, str]]) -> list[Example]:
-    """Write a thumbnail beside each example clip."""
-    found = []
-    for path, question in clips:
-        thumbnail = path.with_suffix(".png")
-        if not thumbnail.exists():
-            Image.fromarray(load_media(path, frames=1).frames[0]).save(thumbnail)
-        found.append(Example(path, question, thumbnail))
-    return found
+def load_examples(home: Path) -> list[Example]:
+    """Render the example clips and the film, where they are not there yet, with thumbnails."""
+    found = [
+        Example(path, question, thumbnail_of(path), question)
+        for path, question in example_clips(home)
+    ]
+    film, sought = example_film(home)
+    label = f"find in a film: {sought}"
+    return [*found, Example(film, label, thumbnail_of(film), "What do you hear?", sought)]
+
+
+def thumbnail_of(path: Path) -> Path:
+    """Write a picture from the middle of a clip beside it."""
+    thumbnail = path.with_suffix(".png")
+    if not thumbnail.exists():
+        Image.fromarray(load_media(path, frames=1).frames[0]).save(thumbnail)
+    return thumbnail
 
 
 def build(app: App) -> gr.Blocks:
