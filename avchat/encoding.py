@@ -271,7 +271,12 @@ def pieces(
         stamped = None if at is None else round((at - start) * rate)
         if place is None or (stamped is not None and abs(stamped - place) > GAP_S * rate):
             place = stamped or 0
-        for piece in resampler.resample(frame):
+        try:
+            resampled = resampler.resample(frame)
+        except (av.FFmpegError, ValueError):  # a rate or layout that no resampler takes
+            kind = None
+            continue
+        for piece in resampled:
             wave = piece.to_ndarray()
             yield place, wave
             place += wave.shape[1]
