@@ -254,7 +254,8 @@ def _weigh(verb: Chat, conversation: "Conversation | LongConversation") -> dict[
 
 def _write_vtt(out: Path, transcript: str | None) -> None:
     """Write the transcript; of a long file, that of the parts the last answer rests on."""
-    from avchat.export import ExportError, write_text
+    from avchat.export import write_text
+    from avchat.writing import ExportError
 
     if transcript is None:
         say(f"{out} was not written: there was nothing to listen to")

@@ -25,9 +25,9 @@ from avchat.container import (
     sound_stream,
 )
 from avchat.encoding import Recipe, encode
-from avchat.export import ExportError, fresh
 from avchat.listing import PictureList, Wish, list_pictures
 from avchat.media import MediaInfo, probe
+from avchat.writing import ExportError, fresh
 
 SEEK_BACK_S = 2.0  # packets of the sound lie so much before those of the picture, or less
 SERVE = "avchat.cuts:serve"  # what a process of its own runs

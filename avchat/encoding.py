@@ -14,7 +14,7 @@ import av
 import numpy as np
 from av.container import InputContainer, OutputContainer
 from av.video.frame import PictureType
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from avchat.container import (
     bears_times,
@@ -125,13 +125,14 @@ def encoded_pictures(
         seek(source, stream, start + origin)
     shape = Shape(track.width, track.height, info.is_turned)
     frames = timed_frames(source, stream, info, origin)
+    scaler = VideoReformatter()  # one for all: each makes tables, and threads of its own
     least = JITTER / recipe.max_fps / CLOCK if recipe.max_fps else 1
     last, key = -math.inf, -math.inf
     for shows, frame in within(frames, *part, info.fps or STILL_FPS):
         stamp = round(max(0.0, shows - start) / CLOCK)
         if stamp < last + least:  # too fast; damaged files also have two at a time
             continue
-        picture = ready(frame, shape)
+        picture = ready(frame, shape, scaler)
         picture.pts, picture.time_base = stamp, CLOCK
         forced = recipe.key_s and stamp - key >= recipe.key_s / CLOCK
         picture.pict_type = PictureType.I if forced else PictureType.NONE
@@ -140,17 +141,19 @@ def encoded_pictures(
     yield from track.encode(None)
 
 
-def ready(frame: av.VideoFrame, shape: Shape) -> av.VideoFrame:
+def ready(frame: av.VideoFrame, shape: Shape, scaler: VideoReformatter) -> av.VideoFrame:
     """Make the picture that is encoded: upright, in its size, in one kind of colour."""
     if orientation(frame) != (1, 1, False) or shows_through(frame):
         frame = av.VideoFrame.from_ndarray(upright(frame, shape), "rgb24")
-    return frame.reformat(
+    return scaler.reformat(
+        frame,
         shape.width,
         shape.height,
         "yuv420p",
         dst_colorspace="ITU709",
         dst_color_range="MPEG",
         interpolation="BICUBIC",
+        threads=1,
     )
 
 
@@ -268,7 +271,12 @@ def pieces(
         stamped = None if at is None else round((at - start) * rate)
         if place is None or (stamped is not None and abs(stamped - place) > GAP_S * rate):
             place = stamped or 0
-        for piece in resampler.resample(frame):
+        try:
+            resampled = resampler.resample(frame)
+        except (av.FFmpegError, ValueError):  # a rate or layout that no resampler takes
+            kind = None
+            continue
+        for piece in resampled:
             wave = piece.to_ndarray()
             yield place, wave
             place += wave.shape[1]

@@ -181,7 +181,8 @@ def clock(seconds: float) -> str:
 
 def write(verb: Moments, info: "MediaInfo", spans: Sequence["Span"]) -> None:
     """Write the files that were asked for; a clip that cannot be cut does not stop the others."""
-    from avchat.export import ExportError, write_chapters, write_csv, write_edl
+    from avchat.export import write_chapters, write_csv, write_edl
+    from avchat.writing import ExportError
 
     over = {"overwrite": verb.overwrite}
     writers: list[tuple[Path | None, Callable[[Path], None]]] = [
@@ -204,7 +205,7 @@ def write(verb: Moments, info: "MediaInfo", spans: Sequence["Span"]) -> None:
 def cut_all(verb: Moments, spans: Sequence["Span"]) -> list[str]:
     """Cut a clip of each span, named by its rank and its seconds; return what went wrong."""
     from avchat.cuts import cut
-    from avchat.export import ExportError
+    from avchat.writing import ExportError
 
     faults = []
     for rank, span in enumerate(spans if verb.cut is not None else [], 1):

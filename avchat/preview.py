@@ -22,8 +22,8 @@ from avchat.container import (
     sound_stream,
 )
 from avchat.encoding import Recipe, encode
-from avchat.export import ExportError, fresh
 from avchat.media import Limits, MediaInfo, load_media
+from avchat.writing import ExportError, fresh
 
 SERVE = "avchat.preview:serve"  # what a process of its own runs
 MAX_BYTES = 1 << 29  # of decoded pictures and sound held at a time, beside libav's own

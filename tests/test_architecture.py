@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Reading order: a module imports only what stands above it, or beside it on the same line.
 LAYERS = [
-    "config input_error published quiet",
+    "config input_error published quiet writing",
     "weight_files tokenizer tokens whisper_weights",
     "fetching",
     "container isolation",
@@ -20,6 +20,8 @@ LAYERS = [
     "sound pictures",
     "media",
     "windows peaks",
+    "encoding",
+    "cuts preview contour",
     "parts",
     "transcripts",
     "encoders",
@@ -56,8 +58,6 @@ LAYERS = [
     "moments",
     "embedded",
     "export",
-    "encoding",
-    "cuts preview contour",
     "world",
     "tagging",
     "data",

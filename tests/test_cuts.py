@@ -10,8 +10,8 @@ from clips import GROUPS, TIMES, click, click_s, number_of, numbered, write_clip
 from PIL import Image
 
 from avchat.cuts import cut
-from avchat.export import ExportError
 from avchat.media import MediaError, load_media, probe
+from avchat.writing import ExportError
 
 LONG = np.arange(100) / 25  # 4 s
 CLICK_S = 2.0  # frame 50 flashes up, so to say, when the click sounds
