@@ -4,9 +4,11 @@ BIN := .venv/bin
 PINS := pyproject.toml requirements.txt constraints.txt
 # Processes that share the default tests out: one more than two cores, since tests often wait.
 WORKERS ?= 3
+# The folder that `make space` writes.
+SPACE ?= build/space
 PATHS := avchat train eval tests app.py
 
-.PHONY: demo test test-slow tiny fmt lint clean
+.PHONY: demo test test-slow tiny space fmt lint clean
 
 demo: .venv/.installed             ## the app, on http://127.0.0.1:7860
 	$(BIN)/python app.py
@@ -19,6 +21,9 @@ test-slow: .venv/.installed-dev    ## the tests that take minutes
 
 tiny: .venv/.installed-dev         ## train the bundled model from nothing
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash train/tiny.sh
+
+space: .venv/.installed            ## a folder for a Hugging Face Space: make space MODEL=me/my-model ZERO=1
+	$(BIN)/python -m avchat.space $(SPACE) $(if $(MODEL),--model $(MODEL)) $(if $(ZERO),--zero)
 
 fmt: .venv/.installed-dev          ## format, and fix what ruff can fix
 	$(BIN)/ruff format $(wildcard $(PATHS))

@@ -82,7 +82,7 @@ LAYERS = [
     "metrics",
     "app_settings",
     "ui",
-    "doctor doctor_model",
+    "doctor doctor_model space",
     "script",
     "lookup_cli",
     "batch_cli chat_cli data_cli index_cli model_cli moments_cli",
