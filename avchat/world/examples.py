@@ -1,4 +1,4 @@
-"""A handful of clips to show: one for each sense, one for what needs both, a film to find moments in.
+"""A handful of clips to show: one for each sense, one for both, a film to find moments in.
 
 Made once, then kept.
 """
