@@ -1,7 +1,5 @@
 """Tab 1: a talk about the clip in view, with what each answer rests on."""
 
-import html
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,16 +7,11 @@ import gradio as gr
 
 from avchat.media import MediaInfo
 from avchat.ui.app import App
-from avchat.ui.asking import FAULTS, agreed, ask, compare, lanes, rewind, shows_lanes, weigh
-from avchat.ui.captions import captions, pane
-from avchat.ui.chat_log import alert, as_json, as_markdown, comparison_panel, evidence_panel
+from avchat.ui.captions import pane
 from avchat.ui.chat_log import messages as laid_out
-from avchat.ui.clip_column import MEDIA, PRIVATE, ClipColumn, in_words, line_value, screen_value
-from avchat.ui.clips import Clip, Exchange, Options, clock
-from avchat.ui.progress import BAR, teller
+from avchat.ui.clips import Clip, Options
 from avchat.ui.words import say
 
-MODEL: dict[str, Any] = {"concurrency_id": "model"}
 EMPTY = "Drop in a clip, or take an example, and ask."
 LINKS = """
 element.ownerDocument.addEventListener("click", (event) => {
@@ -155,179 +148,3 @@ def starter_questions(info: MediaInfo) -> list[str]:
 def messages(app: App, clip: Clip) -> list[dict[str, str]]:
     """Lay the talk out for the page."""
     return laid_out(clip.exchanges, app.engine.model.config.notice)
-
-
-def connect(app: App, tab: AskTab, column: ClipColumn) -> None:
-    """Ask, stop, retry, edit, compare, weigh, export."""
-    outputs = [tab.talk, tab.question, tab.ask, tab.stop, column.timeline]
-
-    def begin(
-        request: gr.Request, question: str, sense: str, part: Any, *settings: Any
-    ) -> list[Any]:
-        """Show the question at once; the answer waits for its turn."""
-        clip = app.visitors.of(request).clip
-        if clip is None:
-            said = [{"role": "assistant", "content": alert("open a clip first")}]
-            return [said, question, *busy(False), gr.skip()]
-        if not question.strip():
-            said = [*messages(app, clip), assistant(alert("the question is empty"))]
-            return [said, question, *busy(False), gr.skip()]
-        exchange = Exchange(question, sense, options_of(part, list(settings)))
-        clip.exchanges.append(exchange)
-        return [messages(app, clip), "", *busy(True), gr.skip()]
-
-    def answer(request: gr.Request, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
-        """Answer the question that `begin` has shown."""
-        visitor = app.visitors.of(request)
-        clip = visitor.clip
-        if clip is None or not clip.exchanges or clip.exchanges[-1].state != "waiting":
-            yield [gr.skip(), gr.skip(), *busy(False), gr.skip()]
-            return
-        exchange = clip.exchanges[-1]
-        for _ in ask(app, visitor, clip, exchange, teller(progress)):
-            yield [messages(app, clip), gr.skip(), *busy(True), gr.skip()]
-        yield [messages(app, clip), gr.skip(), *busy(False), line_value(clip)]
-        if exchange.state == "done" and shows_lanes(app, clip):
-            try:
-                for _ in lanes(app, visitor, clip, exchange.question):
-                    yield [gr.skip(), gr.skip(), *busy(False), line_value(clip)]
-                agreed(app, clip, exchange)
-            except FAULTS as error:
-                gr.Info(str(error))
-            yield [gr.skip(), gr.skip(), *busy(False), line_value(clip)]
-
-    def stop(request: gr.Request) -> None:
-        visitor = app.visitors.of(request)
-        visitor.stop()
-        for exchange in visitor.clip.exchanges if visitor.clip else ():
-            exchange.stop.set()
-
-    def again(request: gr.Request, number: int, question: str | None = None) -> list[Any]:
-        """Ask a question of the talk once more, as it was or in other words."""
-        clip = app.visitors.of(request).in_view()
-        old = clip.exchanges[number]
-        rewind(app, clip, number)
-        clip.exchanges.append(Exchange(question or old.question, old.sense, old.options))
-        return [messages(app, clip), gr.skip(), *busy(True), gr.skip()]
-
-    def retry(request: gr.Request, event: gr.RetryData) -> list[Any]:
-        return again(request, event.index // 2)
-
-    def edit(request: gr.Request, event: gr.EditData) -> list[Any]:
-        return again(request, event.index // 2, str(event.value).strip())
-
-    def undo(request: gr.Request, event: gr.UndoData) -> list[Any]:
-        clip = app.visitors.of(request).in_view()
-        old = clip.exchanges[event.index // 2].question
-        rewind(app, clip, event.index // 2)
-        return [messages(app, clip), old, *busy(False), line_value(clip)]
-
-    def written(request: gr.Request) -> Any:
-        return transcript_of(app.visitors.of(request).clip)
-
-    quick: dict[str, Any] = {**PRIVATE, "queue": False, "show_progress": "hidden"}
-    slow: dict[str, Any] = {**PRIVATE, **MODEL, "concurrency_limit": app.settings.at_once}
-    given = [tab.question, tab.sense, tab.part_of, *tab.settings]
-    begun = [
-        gr.on([tab.ask.click, tab.question.submit], begin, given, outputs, **quick),
-        tab.talk.retry(retry, None, outputs, **quick),
-        tab.talk.edit(edit, None, outputs, **quick),
-    ]
-    for event in begun:
-        answered = event.then(answer, None, outputs, show_progress_on=column.status, **slow)
-        answered.then(written, None, tab.transcript, **quick)
-    tab.talk.undo(undo, None, outputs, **quick)
-    tab.stop.click(stop, None, None, **quick)
-    tab.starters.input(lambda question: question, [tab.starters], [tab.question], **quick)
-    defaults = list(DEFAULTS)
-    tab.reset.click(lambda: defaults, None, tab.settings, **quick)
-    connect_part(tab, column)
-    connect_panel(app, tab, column, slow)
-    connect_exports(app, tab, column)
-
-
-def connect_part(tab: AskTab, column: ClipColumn) -> None:
-    """Ask about the range that is marked on the timeline, until it is cleared."""
-
-    def take(span: tuple[float, float] | None) -> list[Any]:
-        if span is None:
-            return [None, gr.HTML("", visible=False)]
-        words = (
-            f"About {clock(span[0])} to {clock(span[1])} only; clear the range to ask about all."
-        )
-        return [span, gr.HTML(html.escape(words), visible=True)]
-
-    outputs = [tab.part_of, tab.part]
-    quick: dict[str, Any] = {**PRIVATE, "queue": False, "show_progress": "hidden"}
-    column.ask_span.click(take, [column.span], outputs, **quick)
-    column.span.change(
-        lambda span, part: [gr.skip(), gr.skip()] if span or not part else take(None),
-        [column.span, tab.part_of],
-        outputs,
-        **quick,
-    )
-
-
-def connect_panel(app: App, tab: AskTab, column: ClipColumn, slow: dict[str, Any]) -> None:
-    """Show on demand what an answer rests on, and what each sense alone would answer."""
-
-    def evidence(request: gr.Request, event: gr.EventData) -> Any:
-        clip = app.visitors.of(request).in_view()
-        with in_words():
-            found = weigh(app, clip, event.number)
-        return gr.HTML(evidence_panel(clip.exchanges[event.number], found), visible=True)
-
-    def side_by_side(
-        request: gr.Request, question: str, part: Any, *settings: Any, progress: gr.Progress = BAR
-    ) -> Iterator[Any]:
-        visitor = app.visitors.of(request)
-        with in_words():
-            clip = visitor.in_view()
-            asked = question.strip() or (clip.exchanges[-1].question if clip.exchanges else "")
-            found, notice = [], app.engine.model.config.notice
-            options = options_of(part, list(settings))
-            for one in compare(app, visitor, clip, asked, options, teller(progress)):
-                found.append(one)
-                yield gr.HTML(comparison_panel(asked, found, notice), visible=True)
-
-    tab.links.select(evidence, None, tab.panel, **slow)
-    given = [tab.question, tab.part_of, *tab.settings]
-    tab.compare.click(side_by_side, given, tab.panel, show_progress_on=column.status, **slow)
-
-
-def connect_exports(app: App, tab: AskTab, column: ClipColumn) -> None:
-    """Write the talk down in files."""
-    for button, (ending, write) in zip(
-        tab.exports, ((".md", as_markdown), (".json", as_json)), strict=False
-    ):
-
-        def export(request: gr.Request, ending: str = ending, write: Any = write) -> Any:
-            with in_words():
-                visitor = app.visitors.of(request)
-                clip = visitor.in_view()
-                out = visitor.folder / clip.id / f"talk{ending}"
-                out.write_text(write(clip), encoding="utf-8")
-            return gr.File(str(out), visible=True)
-
-        button.click(export, None, column.exported, **PRIVATE, **MEDIA)
-
-    def caption(request: gr.Request, progress: gr.Progress = BAR) -> list[Any]:
-        """Write captions, show them in the player and in the pane, offer the file."""
-        with in_words():
-            visitor = app.visitors.of(request)
-            clip = visitor.in_view()
-            out = captions(app, visitor, clip, teller(progress))
-        return [gr.File(str(out), visible=True), screen_value(clip), transcript_of(clip)]
-
-    shown = [column.exported, column.player, tab.transcript]
-    tab.exports[2].click(caption, None, shown, show_progress_on=column.status, **PRIVATE, **MODEL)
-
-
-def busy(answering: bool) -> list[Any]:
-    """Enable Ask or Stop, whichever makes sense now."""
-    return [gr.Button(interactive=not answering), gr.Button(interactive=answering)]
-
-
-def assistant(text: str) -> dict[str, str]:
-    """Make one message of the model's side."""
-    return {"role": "assistant", "content": text}

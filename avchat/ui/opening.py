@@ -6,6 +6,7 @@ MediaError says in one line why a file cannot be used; nothing of it is decoded 
 import os
 import secrets
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
 
@@ -40,20 +41,10 @@ def open_clip(
     number = secrets.token_urlsafe(ID_BYTES)
     folder = visitor.folder / number
     folder.mkdir()
-    try:
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
         own = take(path, folder / (Path(name).name or path.name))
-        shown: Path | None = own
-        if not plays_in_browsers(own, info):
-            told("making a copy that browsers play", 0, 1)
-            shown = make_preview(
-                own,
-                info,
-                folder / "preview",
-                progress=lambda done, total: told("making a copy that browsers play", done, total),
-                stop=stop,
-            )
-        if shown is None:
-            raise Refused("stopped: no clip was opened")
+        shown = own if plays_in_browsers(own, info) else copied(own, info, told, stop)
         clip = Clip(
             number,
             own,
@@ -65,11 +56,25 @@ def open_clip(
             kind_of(info),
             suggestion,
         )
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        undo.pop_all()  # it is taken: the folder stays
     visitor.show(clip)
     return clip
+
+
+def copied(own: Path, info: MediaInfo, told: Told, stop: Event) -> Path:
+    """Make the copy that browsers play; Refused when it was stopped."""
+    what = "making a copy that browsers play"
+    told(what, 0, 1)
+    made = make_preview(
+        own,
+        info,
+        own.with_name("preview"),
+        progress=lambda done, total: told(what, done, total),
+        stop=stop,
+    )
+    if made is None:
+        raise Refused("stopped: no clip was opened")
+    return made
 
 
 def survey(clip: Clip, told: Told, stop: Event) -> None:

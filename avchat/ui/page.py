@@ -7,7 +7,7 @@ import gradio as gr
 from PIL import Image
 
 from avchat.media import load_media
-from avchat.ui import ask_tab, clip_column
+from avchat.ui import ask_events, ask_tab, clip_column
 from avchat.ui.app import App, Example
 from avchat.ui.clips import Clip
 from avchat.ui.words import say
@@ -60,6 +60,6 @@ def build(app: App) -> gr.Blocks:
             app.visitors.leave(request.session_hash)
 
         clip_column.connect(app, column, after, asked.of_clip)
-        ask_tab.connect(app, asked, column)
+        ask_events.connect(app, asked, column)
         page.unload(leave)
     return page
