@@ -49,7 +49,7 @@ function rememberKeys(on) {
 function connectKeys({ element, words, help, markStart, markEnd, seek, signal, now }) {
   const player = () => window.avchatPlayer;
   const move = (by) => () => (seek(now() + by), true);
-  const frame = (by) => () => (seek(now() + by * player().frame()), true);
+  const frame = (by) => () => (player().step(by), true);
   const playOrPause = () => (player().toggle(), true);
   const ofClip = {
     " ": playOrPause, k: playOrPause, j: move(-5), l: move(5), ",": frame(-1), ".": frame(1),

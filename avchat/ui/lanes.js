@@ -122,7 +122,7 @@ function drawLegend(legend, value, rows, words) {
   const lines = rows.map((row) => {
     const told = [row.name];
     if (row.kind === "silent") told.push(words.no_sound);
-    if (row.kind === "cuts") told.push(row.times.map((t) => clock(t)).slice(0, 8).join(" "));
+    if (row.kind === "cuts") told.push(cutWords(row.times));
     if (row.kind === "scores") told.push(...scoreWords(row, words));
     return html("li", {}, html("b", {}, row.letter), ` ${told.join(", ")}`);
   });
@@ -132,6 +132,11 @@ function drawLegend(legend, value, rows, words) {
       lines.push(html("li", {}, mark, ` ${name}`));
     }
   legend.replaceChildren(...lines);
+}
+
+// Where a few cuts are, or how many there are.
+function cutWords(times) {
+  return times.length > 8 ? String(times.length) : times.map((t) => clock(t)).join(" ");
 }
 
 function scoreWords(lane, words) {

@@ -65,8 +65,7 @@ function speakTime() {
 }
 
 function seek(t) {
-  if (!value) return;
-  window.avchatPlayer.seek(clamp(t));
+  window.avchatPlayer.seek(value ? clamp(t) : t);
   showTime(t, true);
 }
 
@@ -93,7 +92,9 @@ function showMark() {
 }
 
 // Python is told of a range that is whole, and when there is none any more.
-let told = "null,null";
+const NOTHING = "null,null";
+let told = NOTHING;
+let wish = 0; // the last range that Python asked for
 function setMark(start, end) {
   mark = { start, end };
   showMark();
@@ -101,6 +102,15 @@ function setMark(start, end) {
   if (`${news.start},${news.end}` === told) return;
   told = `${news.start},${news.end}`;
   trigger("select", news);
+}
+
+function forgetMark() {
+  if (value) setMark(null, null);
+  else {
+    mark = { start: null, end: null };
+    if (told !== NOTHING) trigger("select", mark);
+    told = NOTHING;
+  }
 }
 
 const hundredths = (t) => Math.round(t * 100) / 100;
@@ -175,6 +185,7 @@ track.addEventListener("keydown", (event) => {
 
 const PIN_PX = 24;
 const pinButtons = new Map();
+
 function drawPins() {
   const wanted = new Set(value.pins.map((pin) => `${pin.t} ${pin.text}`));
   for (const [key, node] of pinButtons)
@@ -228,15 +239,19 @@ function show(next) {
   const other = !next || !value || next.key !== value.key;
   value = next && next.duration > 0 ? next : null;
   empty.hidden = value !== null;
+  empty.textContent = next ? words.no_time : words.no_timeline;
   body.hidden = value === null;
   if (!value) {
-    if (mark.start !== null || told !== "null,null") setMark(null, null);
+    forgetMark();
     return;
   }
   rows = rowsOf(value, words);
-  if (other) setMark(null, null);
-  if (value.range !== undefined && !drag) setMark(...(value.range || [null, null]));
-  showMark();
+  const wanted = value.range !== undefined && value.wish !== wish && !drag;
+  if (wanted) {
+    wish = value.wish;
+    setMark(...(value.range || [null, null]));
+  } else if (other) forgetMark();
+  else showMark();
   drawLegend(legend, value, rows, words);
   draw();
   showTime(now(), other);
