@@ -92,25 +92,15 @@ function showMark() {
 }
 
 // Python is told of a range that is whole, and when there is none any more.
-const NOTHING = "null,null";
-let told = NOTHING;
+let told = "null,null";
 let wish = 0; // the last range that Python asked for
 function setMark(start, end) {
   mark = { start, end };
-  showMark();
+  if (value) showMark();
   const news = start !== null && end !== null ? { start, end } : { start: null, end: null };
   if (`${news.start},${news.end}` === told) return;
   told = `${news.start},${news.end}`;
   trigger("select", news);
-}
-
-function forgetMark() {
-  if (value) setMark(null, null);
-  else {
-    mark = { start: null, end: null };
-    if (told !== NOTHING) trigger("select", mark);
-    told = NOTHING;
-  }
 }
 
 const hundredths = (t) => Math.round(t * 100) / 100;
@@ -242,7 +232,7 @@ function show(next) {
   empty.textContent = next ? words.no_time : words.no_timeline;
   body.hidden = value === null;
   if (!value) {
-    forgetMark();
+    setMark(null, null);
     return;
   }
   rows = rowsOf(value, words);
@@ -250,7 +240,7 @@ function show(next) {
   if (wanted) {
     wish = value.wish;
     setMark(...(value.range || [null, null]));
-  } else if (other) forgetMark();
+  } else if (other) setMark(null, null);
   else showMark();
   drawLegend(legend, value, rows, words);
   draw();
