@@ -219,8 +219,10 @@ function pinButton(pin) {
 
 // ---- a new value
 
+let drawnWidth = 0; // in pixels, when the lanes were last drawn
 function draw() {
   if (!value) return;
+  drawnWidth = track.clientWidth;
   drawLanes(track, letters, value, rows, words);
   drawPins();
 }
@@ -248,7 +250,7 @@ function show(next) {
   speakTime();
 }
 
-new ResizeObserver(draw).observe(track);
+new ResizeObserver(() => track.clientWidth !== drawnWidth && draw()).observe(track);
 connectKeys({ element, words, help, markStart, markEnd, seek, signal, now });
 connectLinks(signal);
 watch("value", () => show(props.value));
