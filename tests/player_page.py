@@ -32,8 +32,8 @@ def lanes(count: int) -> dict[str, object]:
         loudness=[abs(math.sin(i / 3)) for i in range(80)],
         cuts=[1.5, 2.5],
         lanes=[
-            Lane("Sound fits the question", "A", "stripes", times, heard, 0.6),
-            Lane("Picture fits the question", "V", "dots", times, [0.3] * count),
+            Lane("sound", "A", "stripes", times, heard, 0.6),
+            Lane("my own", "V", "dots", times, [0.3] * count),
         ],
         pins=PINS,
     )

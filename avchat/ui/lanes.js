@@ -32,7 +32,9 @@ function rowsOf(value, words) {
     rows.push({ kind: "loudness", letter: "L", name: words.loudness, bins: value.loudness });
   if (value.cuts.length)
     rows.push({ kind: "cuts", letter: "C", name: words.cuts, times: value.cuts });
-  for (const lane of value.lanes) rows.push({ kind: "scores", ...lane });
+  // "sound" and "picture" are said in the visitor's language, other names as they are
+  for (const lane of value.lanes)
+    rows.push({ kind: "scores", ...lane, name: words[`lane_${lane.name}`] || lane.name });
   return rows;
 }
 

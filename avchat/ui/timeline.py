@@ -24,6 +24,7 @@ WISHES = itertools.count(1)
 class Lane:
     """Scores over time: their name and letter, a pattern, times in seconds, NaN where unknown.
 
+    name: "sound" and "picture" are told in the visitor's language as what fits the question.
     pattern: "stripes", "dots", "grid" or "lines". threshold: the score of a clear hit, if any.
     """
 
