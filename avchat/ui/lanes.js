@@ -107,7 +107,7 @@ function drawLanes(track, letters, value, rows, words) {
     const height = LANE_HEIGHT[row.kind] || LANE_HEIGHT.cuts;
     const line = html("div", { class: "av-row", style: `height: ${height}px` });
     letters.append(html("span", { style: `height: ${height}px` }, row.letter));
-    if (row.kind === "silent") line.append(words.no_sound);
+    if (row.kind === "silent") line.append(html("span", { class: "av-silent" }, words.no_sound));
     else {
       const shapes =
         row.kind === "loudness" ? loudnessShape(row.bins, width, height)
