@@ -3,9 +3,11 @@ const KEYS_OFF = "avchat:keys-off"; // in localStorage: the visitor switched the
 const TEXT = "input, textarea, select, [contenteditable]";
 // Widgets with keys of their own; a single letter chooses in some of them.
 const WIDGET = "[role=radio], [role=combobox], [role=listbox], [role=option], [role=spinbutton], [role=menu], [role=slider], [role=grid], [role=textbox], dialog[open]";
-// These act on Space, Enter, Home and End themselves.
-const PRESSED = "button, a[href], summary, [role=button], [role=tab], [role=checkbox], [role=switch], video, audio";
-const OWN_KEYS = [" ", "Home", "End"];
+// What these do themselves with some of the keys.
+const OWN_KEYS = [
+  [" ", "button, a[href], summary, [role=button], [role=tab], [role=checkbox], [role=switch], video, audio"],
+  ["Home End", "[role=tab], video, audio"],
+];
 
 // The first of these on the page that can be seen.
 function visible(selector) {
@@ -49,7 +51,7 @@ function rememberKeys(on) {
 function connectKeys({ element, words, help, markStart, markEnd, seek, signal, now }) {
   const player = () => window.avchatPlayer;
   const move = (by) => () => (seek(now() + by), true);
-  const frame = (by) => () => (seek(now() + by * player().frame()), true);
+  const frame = (by) => () => (player().step(by), true);
   const playOrPause = () => (player().toggle(), true);
   const ofClip = {
     " ": playOrPause, k: playOrPause, j: move(-5), l: move(5), ",": frame(-1), ".": frame(1),
@@ -77,7 +79,7 @@ function connectKeys({ element, words, help, markStart, markEnd, seek, signal, n
     }
     const track = at.closest(".av-track");
     if (!on || at.closest(TEXT) || (at.closest(WIDGET) && !track)) return;
-    if (OWN_KEYS.includes(event.key) && at.closest(PRESSED)) return;
+    if (OWN_KEYS.some(([keys, owners]) => keys.includes(event.key) && at.closest(owners))) return;
     const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const action = ofPage[name] || (player() && player().ready() && ofClip[name]);
     if (action && action()) event.preventDefault();

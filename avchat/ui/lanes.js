@@ -32,7 +32,9 @@ function rowsOf(value, words) {
     rows.push({ kind: "loudness", letter: "L", name: words.loudness, bins: value.loudness });
   if (value.cuts.length)
     rows.push({ kind: "cuts", letter: "C", name: words.cuts, times: value.cuts });
-  for (const lane of value.lanes) rows.push({ kind: "scores", ...lane });
+  // "sound" and "picture" are said in the visitor's language, other names as they are
+  for (const lane of value.lanes)
+    rows.push({ kind: "scores", ...lane, name: words[`lane_${lane.name}`] || lane.name });
   return rows;
 }
 
@@ -105,7 +107,7 @@ function drawLanes(track, letters, value, rows, words) {
     const height = LANE_HEIGHT[row.kind] || LANE_HEIGHT.cuts;
     const line = html("div", { class: "av-row", style: `height: ${height}px` });
     letters.append(html("span", { style: `height: ${height}px` }, row.letter));
-    if (row.kind === "silent") line.append(words.no_sound);
+    if (row.kind === "silent") line.append(html("span", { class: "av-silent" }, words.no_sound));
     else {
       const shapes =
         row.kind === "loudness" ? loudnessShape(row.bins, width, height)
@@ -122,7 +124,7 @@ function drawLegend(legend, value, rows, words) {
   const lines = rows.map((row) => {
     const told = [row.name];
     if (row.kind === "silent") told.push(words.no_sound);
-    if (row.kind === "cuts") told.push(row.times.map((t) => clock(t)).slice(0, 8).join(" "));
+    if (row.kind === "cuts") told.push(cutWords(row.times));
     if (row.kind === "scores") told.push(...scoreWords(row, words));
     return html("li", {}, html("b", {}, row.letter), ` ${told.join(", ")}`);
   });
@@ -132,6 +134,11 @@ function drawLegend(legend, value, rows, words) {
       lines.push(html("li", {}, mark, ` ${name}`));
     }
   legend.replaceChildren(...lines);
+}
+
+// Where a few cuts are, or how many there are.
+function cutWords(times) {
+  return times.length > 8 ? String(times.length) : times.map((t) => clock(t)).join(" ");
 }
 
 function scoreWords(lane, words) {

@@ -61,7 +61,14 @@ function play() {
 }
 
 function move(t) {
-  media.currentTime = Math.max(0, Math.min(t, duration() || t));
+  const end = duration() || (Number.isFinite(t) ? t : 0); // a recording may not know its length
+  media.currentTime = Math.max(0, Math.min(t, end));
+}
+
+function step(frames) {
+  if (!media) return;
+  media.pause();
+  seek(time() + frames / ((current && current.fps) || 25));
 }
 
 function seek(t) {
@@ -144,20 +151,19 @@ function clear() {
 function showSubtitles(url) {
   const old = media.querySelector("track");
   if (old && old.dataset.url === url) return;
+  const off = old && old.track.mode === "disabled"; // the visitor switched them off
   if (old) old.remove();
   if (!url) return;
   const track = document.createElement("track");
   Object.assign(track, { kind: "captions", label: words.captions, srclang: visitorLanguage() });
   track.dataset.url = url;
-  track.default = true;
   track.src = address(url);
   media.append(track);
-  track.track.mode = "showing";
+  track.track.mode = off ? "disabled" : "showing";
 }
 
 function show(value) {
   empty.hidden = !!value;
-  box.dataset.kind = value ? value.kind : "";
   const changed = !value || !current || value.key !== current.key || value.url !== current.url;
   if (changed) {
     clear();
@@ -184,7 +190,7 @@ window.avchatPlayer = {
   time,
   duration,
   toggle: () => media && (media.paused ? play() : media.pause()),
-  frame: () => 1 / ((current && current.fps) || 25),
+  step,
   ready: () => media !== null,
 };
 document.addEventListener("avchat:seek", (event) => seek(event.detail.t), { signal });

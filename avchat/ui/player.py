@@ -31,6 +31,7 @@ def player() -> gr.HTML:
         js_on_load=script("words.js", "player.js"),
         apply_default_css=False,
         elem_id="player",
+        elem_classes="av-skin",
         words=WORDS,
     )
 

@@ -65,8 +65,7 @@ function speakTime() {
 }
 
 function seek(t) {
-  if (!value) return;
-  window.avchatPlayer.seek(clamp(t));
+  window.avchatPlayer.seek(value ? clamp(t) : t);
   showTime(t, true);
 }
 
@@ -94,9 +93,10 @@ function showMark() {
 
 // Python is told of a range that is whole, and when there is none any more.
 let told = "null,null";
+let wish = 0; // the last range that Python asked for
 function setMark(start, end) {
   mark = { start, end };
-  showMark();
+  if (value) showMark();
   const news = start !== null && end !== null ? { start, end } : { start: null, end: null };
   if (`${news.start},${news.end}` === told) return;
   told = `${news.start},${news.end}`;
@@ -175,6 +175,7 @@ track.addEventListener("keydown", (event) => {
 
 const PIN_PX = 24;
 const pinButtons = new Map();
+
 function drawPins() {
   const wanted = new Set(value.pins.map((pin) => `${pin.t} ${pin.text}`));
   for (const [key, node] of pinButtons)
@@ -218,8 +219,10 @@ function pinButton(pin) {
 
 // ---- a new value
 
+let drawnWidth = 0; // in pixels, when the lanes were last drawn
 function draw() {
   if (!value) return;
+  drawnWidth = track.clientWidth;
   drawLanes(track, letters, value, rows, words);
   drawPins();
 }
@@ -228,22 +231,26 @@ function show(next) {
   const other = !next || !value || next.key !== value.key;
   value = next && next.duration > 0 ? next : null;
   empty.hidden = value !== null;
+  empty.textContent = next ? words.no_time : words.no_timeline;
   body.hidden = value === null;
   if (!value) {
-    if (mark.start !== null || told !== "null,null") setMark(null, null);
+    setMark(null, null);
     return;
   }
   rows = rowsOf(value, words);
-  if (other) setMark(null, null);
-  if (value.range !== undefined && !drag) setMark(...(value.range || [null, null]));
-  showMark();
+  const wanted = value.range !== undefined && value.wish !== wish && !drag;
+  if (wanted) {
+    wish = value.wish;
+    setMark(...(value.range || [null, null]));
+  } else if (other) setMark(null, null);
+  else showMark();
   drawLegend(legend, value, rows, words);
   draw();
   showTime(now(), other);
   speakTime();
 }
 
-new ResizeObserver(draw).observe(track);
+new ResizeObserver(() => track.clientWidth !== drawnWidth && draw()).observe(track);
 connectKeys({ element, words, help, markStart, markEnd, seek, signal, now });
 connectLinks(signal);
 watch("value", () => show(props.value));

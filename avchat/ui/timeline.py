@@ -4,6 +4,7 @@ Enters: numbers on the clip's clock. Leaves: the value of one `gr.HTML`, drawn a
 timeline.js; its event `select` tells Python which range is marked.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from avchat.ui.player import WORDS, script
 __all__ = ["KEEP", "Lane", "Pin", "drawn", "timeline"]
 
 KEEP = "keep"
+WISHES = itertools.count(1)
 
 
 @dataclass(frozen=True)
 class Lane:
     """Scores over time: their name and letter, a pattern, times in seconds, NaN where unknown.
 
+    name: "sound" and "picture" are told in the visitor's language as what fits the question.
     pattern: "stripes", "dots", "grid" or "lines". threshold: the score of a clear hit, if any.
     """
 
@@ -57,6 +60,7 @@ def timeline() -> gr.HTML:
         js_on_load=script("words.js", "lanes.js", "keys.js", "timeline.js"),
         apply_default_css=False,
         elem_id="timeline",
+        elem_classes="av-skin",
         words=WORDS,
     )
 
@@ -87,7 +91,10 @@ def drawn(
         "pins": [{"t": pin.t, "text": pin.text, "solid": pin.solid} for pin in pins],
         "has_audio": has_audio,
     }
-    return value if span == KEEP else {**value, "range": span and list(span)}
+    if span != KEEP:
+        value["range"] = span and list(span)
+        value["wish"] = next(WISHES)  # the same range may be wanted twice
+    return value
 
 
 def lane_value(lane: Lane) -> dict[str, Any]:
