@@ -56,14 +56,25 @@ def contour(
     if info.is_still:
         return Contour(None, [], 0.0)
     survey = Survey(Path(path), info, isolate, timeout_s, progress, stop)
+    levels, cuts, warnings, faults = None, [], [], []
     try:
         length_s = info.duration_s if info.is_exact else 0.0
         length_s = length_s or survey.ask("measure")[0]["length_s"]
-        levels, quiet = survey.hear(length_s, bins)
-        cuts, unseen = survey.look(length_s)
+        if info.has_audio:
+            try:
+                levels, warnings = survey.hear(length_s, bins)
+            except MediaError as error:
+                levels, faults = np.zeros(bins, np.float32), [error]
+        if info.has_video:
+            try:
+                cuts = survey.look(length_s)
+            except MediaError as error:
+                faults.append(error)
     except isolation.Stopped:
         return None
-    return Contour(levels, cuts, length_s, (*quiet, *unseen))
+    if len(faults) == info.has_audio + info.has_video:
+        raise faults[0]
+    return Contour(levels, cuts, length_s, (*warnings, *map(str, faults)))
 
 
 @dataclass(frozen=True)
@@ -77,30 +88,16 @@ class Survey:
     progress: isolation.Progress | None
     stop: Event | None
 
-    def hear(self, length_s: float, bins: int) -> tuple[np.ndarray | None, list[str]]:
-        """Ask how loud it is, and what is wrong; flat where its sound cannot be used at all."""
-        if not self.info.has_audio:
-            return None, []
+    def hear(self, length_s: float, bins: int) -> tuple[np.ndarray, list[str]]:
+        """Ask how loud it is, float32 [B], and what is wrong with its sound."""
         share = (0.0, SOUND_SHARE if self.info.has_video else 1.0)
-        try:
-            reply, arrays = self.ask("hear", share, length_s, bins)
-        except MediaError as error:
-            if not self.info.has_video:
-                raise
-            return np.zeros(bins, np.float32), [str(error)]
+        reply, arrays = self.ask("hear", share, length_s, bins)
         return arrays[0], reply["warnings"]
 
-    def look(self, length_s: float) -> tuple[list[float], list[str]]:
-        """Ask when shots change, and what is wrong; never, where no picture can be used."""
-        if not self.info.has_video:
-            return [], []
+    def look(self, length_s: float) -> list[float]:
+        """Ask when its shots change."""
         share = (SOUND_SHARE if self.info.has_audio else 0.0, 1.0)
-        try:
-            return self.ask("look", share, length_s)[0]["cuts_s"], []
-        except MediaError as error:
-            if not self.info.has_audio:
-                raise
-            return [], [str(error)]
+        return self.ask("look", share, length_s)[0]["cuts_s"]
 
     def ask(
         self,

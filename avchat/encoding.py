@@ -28,13 +28,14 @@ from avchat.container import (
 )
 from avchat.listing import Wish, list_pictures
 from avchat.media import MediaInfo
-from avchat.pictures import Shape, orientation, shows_through, upright
+from avchat.pictures import Shape, Turn, orientation, shows_through, upright
 
 PREROLL_S = 0.2  # of sound, decoded before a part begins, so that its decoder has settled
 GAP_S = 0.05  # a stamp so far from where the last sample ended is a gap; less is jitter
 CLOCK = Fraction(1, 90_000)  # of encoded pictures: a multiple of the usual rates
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-STILL_FPS = 25.0  # of a track that does not say its rate
+UPRIGHT: Turn = (1, 1, False)
+USUAL_FPS = 25.0  # of a track that does not say its rate
 JITTER = 0.8  # of the shortest time between two frames: nearer ones are one too many
 
 
@@ -89,7 +90,7 @@ def encode(
 
 def picture_track(target: OutputContainer, info: MediaInfo, recipe: Recipe) -> av.VideoStream:
     """Add a track of H.264 that every player takes: 8 bit, half the colour resolution, BT.709."""
-    fps = min(info.fps or STILL_FPS, recipe.max_fps or info.fps or STILL_FPS)
+    fps = min(info.fps or USUAL_FPS, recipe.max_fps or info.fps or USUAL_FPS)
     rate = Fraction(fps).limit_denominator(1001)  # 29.97 is 30000/1001
     track = target.add_stream("libx264", rate=rate, options=recipe.x264)
     side = max(info.width, info.height)
@@ -128,11 +129,13 @@ def encoded_pictures(
     scaler = VideoReformatter()  # one for all: each makes tables, and threads of its own
     least = JITTER / recipe.max_fps / CLOCK if recipe.max_fps else 1
     last, key = -math.inf, -math.inf
-    for shows, frame in within(frames, *part, info.fps or STILL_FPS):
+    turn: Turn | None = None
+    for shows, frame in within(frames, *part, info.fps or USUAL_FPS):
         stamp = round(max(0.0, shows - start) / CLOCK)
         if stamp < last + least:  # too fast; damaged files also have two at a time
             continue
-        picture = ready(frame, shape, scaler)
+        turn = turn or (orientation(frame) if info.is_turned else UPRIGHT)
+        picture = ready(frame, shape, turn, scaler)
         picture.pts, picture.time_base = stamp, CLOCK
         forced = recipe.key_s and stamp - key >= recipe.key_s / CLOCK
         picture.pict_type = PictureType.I if forced else PictureType.NONE
@@ -141,10 +144,12 @@ def encoded_pictures(
     yield from track.encode(None)
 
 
-def ready(frame: av.VideoFrame, shape: Shape, scaler: VideoReformatter) -> av.VideoFrame:
+def ready(
+    frame: av.VideoFrame, shape: Shape, turn: Turn, scaler: VideoReformatter
+) -> av.VideoFrame:
     """Make the picture that is encoded: upright, in its size, in one kind of colour."""
-    if orientation(frame) != (1, 1, False) or shows_through(frame):
-        frame = av.VideoFrame.from_ndarray(upright(frame, shape), "rgb24")
+    if turn != UPRIGHT or shows_through(frame):
+        frame = av.VideoFrame.from_ndarray(upright(frame, shape, turn), "rgb24")
     return scaler.reformat(
         frame,
         shape.width,

@@ -53,6 +53,8 @@ MAX_WORKERS = 8  # decoders side by side
 MAX_PIXELS_HELD = 600_000_000  # by all decoders in reference frames: 0.9 GB at 1.5 bytes a pixel
 FRAMES_HELD = 20  # by one decoder, at most
 
+Turn = tuple[int, int, bool]  # step across, step down, rows and columns swapped
+
 
 decord.logging.set_level(decord.logging.QUIET)
 
@@ -241,9 +243,13 @@ def decode_all(path: Path, wanted: np.ndarray, shape: Shape) -> Decoded:
     return Decoded(frames)
 
 
-def upright(frame: av.VideoFrame, shape: Shape) -> np.ndarray:
-    """Turn a decoded frame into uint8 [H, W, 3], as the file says it is shown."""
-    across, down, swapped = orientation(frame)
+def upright(frame: av.VideoFrame, shape: Shape, turn: Turn | None = None) -> np.ndarray:
+    """Turn a decoded frame into uint8 [H, W, 3], as the file says it is shown, or as `turn` says.
+
+    Asking a frame for its orientation ties it into a knot that only the collector of garbage
+    undoes: who decodes many should ask one of them.
+    """
+    across, down, swapped = turn or orientation(frame)
     width, height = (shape.height, shape.width) if swapped else (shape.width, shape.height)
     rgb = opaque(frame, width, height)
     rgb = rgb.transpose(1, 0, 2) if swapped else rgb
@@ -265,7 +271,7 @@ def shows_through(frame: av.VideoFrame) -> bool:
     return frame.format.name == "pal8" or any(c.is_alpha for c in frame.format.components)
 
 
-def orientation(frame: av.VideoFrame) -> tuple[int, int, bool]:
+def orientation(frame: av.VideoFrame) -> Turn:
     """Say how a frame is turned to be shown: (step across, step down, rows and columns swapped)."""
     try:
         side = frame.side_data.get(SideDataType.DISPLAYMATRIX)

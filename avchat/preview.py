@@ -28,7 +28,7 @@ from avchat.writing import ExportError, fresh
 SERVE = "avchat.preview:serve"  # what a process of its own runs
 MAX_BYTES = 1 << 29  # of decoded pictures and sound held at a time, beside libav's own
 PICTURE_SIDE = 2048  # pixels
-LATE_S = 0.02  # browsers differ in what they make of a clock that begins later than this
+LATE_S = 0.05  # browsers differ in what they make of a clock that begins later; MP3 has 25 ms
 
 # What current Chromium, Firefox and Safari play, by container as libav names it.
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"

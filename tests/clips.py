@@ -35,6 +35,7 @@ def write_clip(
     codec: str = "libx264",
     options: dict[str, str] | None = None,
     size: tuple[int, int] = (128, 96),
+    pixels: str = "yuv420p",
     aspect: Fraction | None = None,
     rotation: int = 0,
     sound: np.ndarray | None = None,
@@ -48,7 +49,7 @@ def write_clip(
         if len(times_s):
             video = out.add_stream(codec, rate=25, options=options or {})
             video.width, video.height = size
-            video.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            video.pix_fmt = "yuvj420p" if codec == "mjpeg" else pixels
             if codec != "mpeg2video" and codec != "mpeg4":
                 video.codec_context.time_base = base
             video.time_base = base

@@ -2,7 +2,7 @@
 
 import os
 
-from avchat import isolation
+from avchat import contour, isolation
 from avchat.batch_media import serve
 
 
@@ -11,3 +11,10 @@ def crash_on_b(request: dict) -> isolation.Reply:
     if any(part["path"].endswith("b.mp4") for part in request["parts"]):
         os.abort()
     return serve(request)
+
+
+def crash_on_look(request: dict) -> isolation.Reply:
+    """Die when asked about shots, as a decoder of pictures might."""
+    if request["what"] == "look":
+        os.abort()
+    return contour.serve(request)

@@ -231,6 +231,8 @@ def test_isolated_is_the_same_and_works_from_threads(tmp_path: Path) -> None:
 
 def test_reading_media_loads_no_torch() -> None:
     """Each isolated file starts a process: it must start fast."""
-    code = "import sys, avchat.media; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, avchat.contour, avchat.cuts, avchat.preview; sys.exit('torch' in sys.modules)"
+    )
     root = Path(__file__).resolve().parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
