@@ -249,23 +249,23 @@ def connect(app: App, tab: AskTab, column: ClipColumn) -> None:
 def connect_part(tab: AskTab, column: ClipColumn) -> None:
     """Ask about the range that is marked on the timeline, until it is cleared."""
 
-    def take(span: tuple[float, float] | None) -> list[Any]:
-        if span is None:
-            return [None, gr.HTML("", visible=False)]
-        words = (
-            f"About {clock(span[0])} to {clock(span[1])} only; clear the range to ask about all."
-        )
-        return [span, gr.HTML(html.escape(words), visible=True)]
-
     outputs = [tab.part_of, tab.part]
     quick: dict[str, Any] = {**PRIVATE, "queue": False, "show_progress": "hidden"}
-    column.ask_span.click(take, [column.span], outputs, **quick)
+    column.ask_span.click(part_values, [column.span], outputs, **quick)
     column.span.change(
-        lambda span, part: [gr.skip(), gr.skip()] if span or not part else take(None),
+        lambda span, part: [gr.skip(), gr.skip()] if span or not part else part_values(None),
         [column.span, tab.part_of],
         outputs,
         **quick,
     )
+
+
+def part_values(span: tuple[float, float] | None) -> list[Any]:
+    """Give the values of `part_of` and `part` for a range in seconds, or for the whole clip."""
+    if span is None:
+        return [None, gr.HTML("", visible=False)]
+    words = f"About {clock(span[0])} to {clock(span[1])} only; clear the range to ask about all."
+    return [span, gr.HTML(html.escape(words), visible=True)]
 
 
 def connect_panel(app: App, tab: AskTab, column: ClipColumn, slow: dict[str, Any]) -> None:

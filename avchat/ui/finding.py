@@ -4,7 +4,6 @@ What happens, without the page: `find` takes the app, the person and a wish and 
 grows; `moments_tab.py` shows it and `endpoints.py` sends it. Vectors are made once for each clip.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from avchat.embedded import EmbeddedFile, Found
 from avchat.encoders import Sense
 from avchat.heads import Head
 from avchat.media import Media, MediaError, MediaInfo, probe
-from avchat.moments import Curve, MomentsError, Span, check_senses, query_vector
+from avchat.moments import Curve, Span, check_senses, query_vector
 from avchat.parts import load_parts
 from avchat.thumbnails import THUMBNAIL_SIDE, thumbnail
 from avchat.ui.app import App
@@ -35,7 +34,7 @@ PARTS = 8  # windows of a long example that are looked at, evenly spread
 # found, of 80 that were not 13 % (32 %).
 CLEAR: dict[str, dict[str, float]] = {"tiny": {"both": 0.6, "sound": 0.6, "picture": 0.5}}
 # An example is compared with its own kind, and much is a little like it: our choice.
-CLEAR_EXAMPLE = {"tiny": 0.85}
+CLEAR_EXAMPLE = {"tiny": 0.8}
 
 
 def find(
@@ -77,7 +76,9 @@ def check(wish: Wish) -> None:
     if wish.by == "text" and not wish.text.strip():
         raise Refused("say what to look for")
     if wish.by in ("sound", "clip") and wish.file is None:
-        raise Refused("give a sound to look for" if wish.by == "sound" else "give a clip to compare")
+        raise Refused(
+            "give a sound to look for" if wish.by == "sound" else "give a clip to compare"
+        )
     if wish.by == "range" and (wish.start is None or wish.end is None):
         raise Refused("mark a range on the timeline first")
     if wish.by == "range" and not 0 <= wish.start < wish.end:
@@ -97,12 +98,12 @@ def query_of(head: Head, clip: Clip, wish: Wish) -> tuple[np.ndarray, Wish]:
         check_senses(head, clip.info, wish.sense)
         return example(head, wish.file, info, 0.0, length_of(info), "sound"), wish
     if wish.by == "frame":
-        at = min(max(wish.start or 0.0, 0.0), max(0.0, clip.info.duration_s - FRAME_S))
+        at = min(max(wish.start or 0.0, 0.0), max(0.0, clip.duration_s - FRAME_S))
         wish = replace(wish, sense="picture" if wish.sense == "both" else wish.sense)
         check_senses(head, clip.info, wish.sense)
         return example(head, clip.path, clip.info, at, at + FRAME_S, "picture"), wish
     if wish.by == "range":
-        part = wish.start, min(wish.end, clip.info.duration_s or math.inf)
+        part = wish.start, min(wish.end, clip.duration_s)
         return example(head, clip.path, clip.info, *part, wish.sense), wish
     info = probe(wish.file, isolate=True)
     return example(head, wish.file, info, 0.0, length_of(info), wish.sense), wish
@@ -180,9 +181,7 @@ def stills(clip: Clip, spans: Sequence[Span]) -> tuple[bytes, ...]:
     middles = [(span.start + span.end) / 2 for span in spans]
     order = sorted(range(len(spans)), key=lambda k: middles[k])  # decoded in one pass
     windows = [Window(middles[k], middles[k] + FRAME_S) for k in order]
-    taken = load_parts(
-        clip.path, windows, frames=1, size=THUMBNAIL_SIDE, sound=False, isolate=True
-    )
+    taken = load_parts(clip.path, windows, frames=1, size=THUMBNAIL_SIDE, sound=False, isolate=True)
     made = {
         k: thumbnail(one.frames, clip.info) if isinstance(one, Media) else b""
         for k, one in zip(order, taken, strict=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 
-from avchat.export import ExportError
 from avchat.ui.app import App
 from avchat.ui.ask_tab import AskTab, part_values
 from avchat.ui.asking import FAULTS
@@ -26,6 +25,7 @@ from avchat.ui.visitors import Visitor
 from avchat.ui.words import say
 
 QUICK: dict[str, Any] = {**PRIVATE, "queue": False, "show_progress": "hidden"}
+HINTED = ("frame", "range")  # what to look for is in the player or on the timeline
 EVERY_S = 0.3  # between two drawings while a clip is looked through
 # The time in view is known to the player alone: it takes the place of the first input.
 WITH_TIME = "(at, ...more) => [window.avchatPlayer ? window.avchatPlayer.time() : 0, ...more]"
@@ -39,7 +39,7 @@ class MomentsTab:
     text: gr.Textbox
     sound: gr.Audio
     clip: gr.File
-    hint: gr.HTML
+    hints: list[gr.Markdown]
     sense: gr.Radio
     weigh: gr.Checkbox
     weight: gr.Slider
@@ -94,7 +94,7 @@ def lay_out(app: App) -> MomentsTab:
         visible=False,
         elem_id="find-clip",
     )
-    hint = gr.HTML("", visible=False, elem_id="find-note")
+    hints = [gr.Markdown(say(f"hint_{way}"), visible=False) for way in HINTED]
     senses = [(say("both"), "both"), (say("sound"), "sound"), (say("picture"), "picture")]
     sense = gr.Radio(senses, value="both", label=say("compare_by"), elem_id="find-sense")
     with gr.Accordion(say("find_more"), open=False, elem_id="find-more"):
@@ -125,7 +125,7 @@ def lay_out(app: App) -> MomentsTab:
     )
     at = gr.Number(0, visible=False)
     return MomentsTab(
-        by, text, sound, clip, hint, sense, weigh, weight, least, gap, top, at, go, stop,
+        by, text, sound, clip, hints, sense, weigh, weight, least, gap, top, at, go, stop,
         status, plot, found, gr.State([]), exports, saves, exported,
     )  # fmt: skip
 
@@ -143,9 +143,9 @@ def scores_plot() -> gr.HTML:
     )
 
 
-def wish_of(span: tuple[float, float] | None, given: list[Any]) -> Wish:
-    """Read `MomentsTab.inputs` and the marked range."""
-    at, by, text, sound, clip, sense, weigh, weight, least, gap, top = given
+def wish_of(at: float, span: tuple[float, float] | None, *given: Any) -> Wish:
+    """Read the time in view, the marked range and the other `MomentsTab.inputs`."""
+    by, text, sound, clip, sense, weigh, weight, least, gap, top = given
     file = {"sound": sound, "clip": clip}.get(by)
     start, end = span if by == "range" and span else (None, None)
     return Wish(
@@ -165,7 +165,15 @@ def wish_of(span: tuple[float, float] | None, given: list[Any]) -> Wish:
 def for_clip(clip: Clip | None) -> list[Any]:
     """Give the values of `MomentsTab.of_clip`: what was found in a clip last, or nothing."""
     if clip is None or clip.search is None:
-        return ["", None, None, [], gr.Row(visible=False), gr.File(None, visible=False), *busy(False)]
+        return [
+            "",
+            None,
+            None,
+            [],
+            gr.Row(visible=False),
+            gr.File(None, visible=False),
+            *busy(False),
+        ]
     return found_values(clip, clip.search)
 
 
@@ -191,7 +199,7 @@ def plotted(clip: Clip, search: Search) -> dict[str, Any]:
         "picture": curve.picture if sense == "both" else curve.picture * float("nan"),
     }
     return {
-        "duration": clip.info.duration_s,
+        "duration": clip.duration_s,
         "times": [round(float(t), 2) for t in curve.times_s],
         "least": search.least,
         "spans": [[round(span.start, 2), round(span.end, 2)] for span in search.found.spans],
@@ -239,9 +247,7 @@ def message_of(clip: Clip, search: Search) -> tuple[str, dict[str, Any]]:
     return "none", {"least": f"{search.least:.2f}"}
 
 
-def connect(
-    app: App, tab: MomentsTab, column: ClipColumn, asked: AskTab, tabs: gr.Tabs
-) -> None:
+def connect(app: App, tab: MomentsTab, column: ClipColumn, asked: AskTab, tabs: gr.Tabs) -> None:
     """Find, stop, choose, export, go on from a result."""
     outputs = [column.timeline, *tab.of_clip]
 
@@ -260,11 +266,12 @@ def connect(
 
     def look(
         request: gr.Request,
+        at: float,
         span: tuple[float, float] | None,
+        progress: gr.Progress = BAR,  # Gradio fills it in by its place
         *given: Any,
-        progress: gr.Progress = BAR,
     ) -> Iterator[list[Any]]:
-        yield from searching(app.visitors.of(request), wish_of(span, list(given)), progress)
+        yield from searching(app.visitors.of(request), wish_of(at, span, *given), progress)
 
     def stop(request: gr.Request) -> None:
         app.visitors.of(request).stop()
@@ -297,14 +304,12 @@ def connect_choices(tab: MomentsTab) -> None:
     """Show the inputs that belong to what was chosen."""
 
     def choose(by: str) -> list[Any]:
-        note = {"frame": say("hint_frame"), "range": say("hint_range")}.get(by, "")
-        shown = [gr.update(visible=by == way) for way in ("text", "sound", "clip")]
-        return [*shown, gr.HTML(note, visible=bool(note))]
+        return [gr.update(visible=by == way) for way in ("text", "sound", "clip", *HINTED)]
 
     def weights(sense: str, weigh: bool) -> list[Any]:
         return [gr.update(visible=sense == "both"), gr.update(visible=weigh and sense == "both")]
 
-    tab.by.change(choose, [tab.by], [tab.text, tab.sound, tab.clip, tab.hint], **QUICK)
+    tab.by.change(choose, [tab.by], [tab.text, tab.sound, tab.clip, *tab.hints], **QUICK)
     gr.on(
         [tab.sense.change, tab.weigh.change],
         weights,
