@@ -53,7 +53,7 @@ class MomentsTab:
     plot: gr.HTML
     results: gr.HTML
     ticked: gr.State  # ids
-    exports: gr.Row
+    exports: gr.Column
     saves: list[gr.Button]
     exported: gr.File
 
@@ -114,12 +114,13 @@ def lay_out(app: App) -> MomentsTab:
     status = gr.HTML("", elem_id="find-status", min_height=24)
     plot = scores_plot()
     found = results("moments", ("ask", "like_sound", "like_picture"))
-    with gr.Row(visible=False, elem_id="moment-exports") as exports:
+    with gr.Column(visible=False, elem_id="moment-exports") as exports:
         gr.Markdown(say("export_note"))
-        saves = [
-            gr.Button(say(name), size="sm", min_width=80, elem_id=name.replace("_", "-"))
-            for name in ("save_csv", "save_chapters", "save_edl", "save_clips")
-        ]
+        with gr.Row():
+            saves = [
+                gr.Button(say(name), size="sm", min_width=80, elem_id=name.replace("_", "-"))
+                for name in ("save_csv", "save_chapters", "save_edl", "save_clips")
+            ]
     exported = gr.File(
         label=say("exported"), visible=False, interactive=False, elem_id="moments-file"
     )
@@ -170,7 +171,7 @@ def for_clip(clip: Clip | None) -> list[Any]:
             None,
             None,
             [],
-            gr.Row(visible=False),
+            gr.Column(visible=False),
             gr.File(None, visible=False),
             *busy(False),
         ]
@@ -179,7 +180,7 @@ def for_clip(clip: Clip | None) -> list[Any]:
 
 def found_values(clip: Clip, search: Search) -> list[Any]:
     """Give the values of `MomentsTab.of_clip` for a search, as far as it has come."""
-    some = gr.Row(visible=search.over and bool(search.found.spans or search.found.misses))
+    some = gr.Column(visible=search.over and bool(search.found.spans or search.found.misses))
     file = gr.File(None, visible=False)
     words = html.escape(f"{title_of(search.wish)} ({BY_SENSE[search.wish.sense]})")
     warnings = "".join(f"<br>{html.escape(warning)}" for warning in search.warnings)

@@ -2,6 +2,7 @@
 // is told of ticks ("tick") and wishes ("act"); playing needs no round trip.
 const words = wordsFor(props.words);
 const box = element.querySelector(".av-results");
+const LITTLE = 0.2; // a cosine of less says nothing of either sense: our choice
 const ticked = new Set();
 let value = null;
 let at = -1; // the result that n and p go on from
@@ -32,7 +33,8 @@ function whyOf({ sound, picture, text }) {
   if (picture !== null) parts.push(fill(words.picture_score, { score: picture.toFixed(2) }));
   if (!parts.length) return said.join("");
   const ahead = sound === null ? -1 : picture === null ? 1 : sound - picture;
-  const lead = ahead > 0.1 ? words.heard : ahead < -0.1 ? words.seen : words.heard_and_seen;
+  const side = ahead > 0.1 ? words.heard : ahead < -0.1 ? words.seen : words.heard_and_seen;
+  const lead = Math.max(sound ?? 0, picture ?? 0) < LITTLE ? words.little : side;
   return [`${lead}: ${parts.join(", ")}`, ...said].join("; ");
 }
 

@@ -52,7 +52,7 @@ function letter(text, scores, { x, y }) {
   return svg("text", where, text);
 }
 
-function words_of() {
+function described() {
   const best = value.score.reduce((a, s, k) => (s > value.score[a] ? k : a), 0);
   const said = fill(words.plot, { best: value.score[best].toFixed(2), time: spoken(value.times[best]) });
   const clear = value.least === null ? "" : fill(words.plot_least, { least: value.least.toFixed(2), count: value.spans.length });
@@ -64,7 +64,7 @@ function draw() {
   if (!value || !width) return;
   const scale = scales(width);
   const { x, y, low, high } = scale;
-  const picture = svg("svg", { width, height: HEIGHT, role: "img", "aria-label": words_of() });
+  const picture = svg("svg", { width, height: HEIGHT, role: "img", "aria-label": described() });
   for (const [start, end] of value.spans) {
     const wide = Math.max(2, x(end) - x(start));
     const place = { x: x(start), y: EDGE.top, width: wide, height: HEIGHT - EDGE.top - EDGE.bottom };
@@ -91,9 +91,11 @@ function draw() {
     const detail = { t: Math.max(0, Math.min(t, value.duration)) };
     document.dispatchEvent(new CustomEvent("avchat:seek", { detail }));
   });
+  const drawn = ["sound", "picture"].filter((name) => known(value[name]).length);
+  if (value.least !== null) drawn.push("least");
   const legend = document.createElement("p");
   legend.className = "av-plot-legend";
-  legend.textContent = words.legend;
+  legend.textContent = ["score", ...drawn].map((name) => words[`legend_${name}`]).join("; ");
   drawing.replaceChildren(picture, legend);
 }
 
