@@ -103,6 +103,8 @@ def query_of(head: Head, clip: Clip, wish: Wish) -> tuple[np.ndarray, Wish]:
         check_senses(head, clip.info, wish.sense)
         return example(head, clip.path, clip.info, at, at + FRAME_S, "picture"), wish
     if wish.by == "range":
+        if wish.start >= clip.duration_s:
+            raise Refused(f"there is no range from {wish.start:g} s on: the clip is shorter")
         part = wish.start, min(wish.end, clip.duration_s)
         return example(head, clip.path, clip.info, *part, wish.sense), wish
     info = probe(wish.file, isolate=True)

@@ -297,8 +297,17 @@ def connect(app: App, tab: MomentsTab, column: ClipColumn, asked: AskTab, tabs: 
     tab.results.act(like, [tab.top], outputs, **heavy)
     tab.stop.click(stop, None, None, **QUICK)
     connect_choices(tab)
+    connect_examples(app, tab, column, tabs)
     connect_exports(app, tab)
     connect_ask(app, tab, column, asked, tabs)
+
+
+def connect_examples(app: App, tab: MomentsTab, column: ClipColumn, tabs: gr.Tabs) -> None:
+    """Show the tab, with what there is to find, for an example that is made for it."""
+    for pick, one in zip(column.picks, app.examples, strict=True):
+        if one.sought:
+            values = [one.sought, "text", gr.Tabs(selected="moments")]
+            pick.click(lambda values=values: values, None, [tab.text, tab.by, tabs], **QUICK)
 
 
 def connect_choices(tab: MomentsTab) -> None:
