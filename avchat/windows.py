@@ -72,8 +72,8 @@ def spread(start_s: float, end_s: float, length_s: float, overlap_s: float) -> l
     It is moved back to be as long as the others, unless only a short tail is left, which the
     window before takes in: two windows of nearly the same seconds would be found as two clips.
     """
-    tail = min(TAIL_S, length_s / 4)
     step = length_s - overlap_s
+    tail = min(TAIL_S, length_s / 4, step / 2)  # of close windows none is left out
     windows = [Window(start_s, min(start_s + length_s, end_s))]
     while windows[-1].end_s < end_s - tail:
         first = start_s + len(windows) * step

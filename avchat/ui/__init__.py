@@ -10,6 +10,7 @@ from avchat.ui.app import App
 from avchat.ui.engine import Engine
 from avchat.ui.page import build, load_examples
 from avchat.ui.player import PLAYER_CSS
+from avchat.ui.results import RESULTS_CSS
 from avchat.ui.visitors import Visitors
 from avchat.ui.words import say
 
@@ -61,7 +62,7 @@ def launch(app: App, page: gr.Blocks) -> None:
     try:
         page.queue(max_size=settings.queue).launch(
             theme=THEME,
-            css_paths=[CSS, PLAYER_CSS],
+            css_paths=[CSS, PLAYER_CSS, RESULTS_CSS],
             i18n=say,
             allowed_paths=[str(app.visitors.root)],
             max_file_size=f"{settings.max_file_mb}mb",

@@ -1,18 +1,17 @@
 """What happens on the Ask tab: ask, stop, retry, edit, compare, weigh, write down."""
 
-import html
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
 
 from avchat.ui.app import App
-from avchat.ui.ask_tab import DEFAULTS, AskTab, messages, options_of, transcript_of
+from avchat.ui.ask_tab import DEFAULTS, AskTab, messages, options_of, part_values, transcript_of
 from avchat.ui.asking import FAULTS, agreed, ask, compare, lanes, rewind, shows_lanes, weigh
 from avchat.ui.captions import captions
 from avchat.ui.chat_log import alert, as_json, as_markdown, comparison_panel, evidence_panel
 from avchat.ui.clip_column import MEDIA, PRIVATE, ClipColumn, in_words, line_value, screen_value
-from avchat.ui.clips import Clip, Exchange, clock
+from avchat.ui.clips import Clip, Exchange
 from avchat.ui.progress import BAR, teller
 from avchat.ui.visitors import Refused, Visitor
 
@@ -133,18 +132,10 @@ def settled(visitor: Visitor) -> Clip:
 def connect_part(tab: AskTab, column: ClipColumn) -> None:
     """Ask about the range that is marked on the timeline, until it is cleared."""
 
-    def take(span: tuple[float, float] | None) -> list[Any]:
-        if span is None:
-            return [None, gr.HTML("", visible=False)]
-        words = (
-            f"About {clock(span[0])} to {clock(span[1])} only; clear the range to ask about all."
-        )
-        return [span, gr.HTML(html.escape(words), visible=True)]
-
     outputs = [tab.part_of, tab.part]
-    column.ask_span.click(take, [column.span], outputs, **QUICK)
+    column.ask_span.click(part_values, [column.span], outputs, **QUICK)
     column.span.change(
-        lambda span, part: [gr.skip(), gr.skip()] if span or not part else take(None),
+        lambda span, part: [gr.skip(), gr.skip()] if span or not part else part_values(None),
         [column.span, tab.part_of],
         outputs,
         **QUICK,

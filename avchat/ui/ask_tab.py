@@ -1,5 +1,6 @@
 """Tab 1: a talk about the clip in view, with what each answer rests on."""
 
+import html
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from avchat.media import MediaInfo
 from avchat.ui.app import App
 from avchat.ui.captions import pane
 from avchat.ui.chat_log import messages as laid_out
-from avchat.ui.clips import Clip, Options
+from avchat.ui.clips import Clip, Options, clock
 from avchat.ui.words import say
 
 EMPTY = "Drop in a clip, or take an example, and ask."
@@ -148,3 +149,11 @@ def starter_questions(info: MediaInfo) -> list[str]:
 def messages(app: App, clip: Clip) -> list[dict[str, str]]:
     """Lay the talk out for the page."""
     return laid_out(clip.exchanges, app.engine.model.config.notice)
+
+
+def part_values(span: tuple[float, float] | None) -> list[Any]:
+    """Give the values of `part_of` and `part` for a range in seconds, or for the whole clip."""
+    if span is None:
+        return [None, gr.HTML("", visible=False)]
+    words = f"About {clock(span[0])} to {clock(span[1])} only; clear the range to ask about all."
+    return [span, gr.HTML(html.escape(words), visible=True)]

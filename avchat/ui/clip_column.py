@@ -252,8 +252,10 @@ def screen_value(clip: Clip) -> dict[str, Any]:
     )
 
 
-def line_value(clip: Clip) -> dict[str, Any] | None:
-    """Give the timeline what is known of a clip; a still picture has none."""
+def line_value(
+    clip: Clip, span: tuple[float, float] | str | None = timeline.KEEP
+) -> dict[str, Any] | None:
+    """Give the timeline what is known of a clip; a still picture has none. span: as in `drawn`."""
     if clip.info.is_still:
         return None
     contour = clip.contour
@@ -265,6 +267,7 @@ def line_value(clip: Clip) -> dict[str, Any] | None:
         lanes=lanes_of(clip),
         pins=[pin for exchange in clip.exchanges for pin in exchange.pins],
         has_audio=clip.info.has_audio,
+        span=span,
     )
 
 

@@ -18,6 +18,7 @@ from avchat.excerpts import LongConversation
 from avchat.media import MediaInfo
 from avchat.moments import Curve
 from avchat.transcripts import Line
+from avchat.ui.searches import Search
 from avchat.ui.timeline import Pin
 
 Kind = Literal["video", "audio", "image"]
@@ -81,6 +82,7 @@ class Clip:
     curve: Curve | None = None  # of the latest question or search
     lines: tuple[Line, ...] = ()  # what is said, or heard, as far as somebody asked for it
     subtitles: Path | None = None  # the same as WebVTT
+    search: Search | None = None
     exchanges: list[Exchange] = field(default_factory=list)
     talks: dict[tuple, "Conversation | LongConversation"] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)  # of its talks: one is made at a time

@@ -7,7 +7,7 @@ import gradio as gr
 from PIL import Image
 
 from avchat.media import load_media
-from avchat.ui import ask_events, ask_tab, clip_column
+from avchat.ui import ask_events, ask_tab, clip_column, moments_tab
 from avchat.ui.app import App, Example
 from avchat.ui.clips import Clip
 from avchat.ui.words import say
@@ -47,19 +47,22 @@ def build(app: App) -> gr.Blocks:
             with gr.Column(scale=5, min_width=320, elem_id="clip-column"):
                 column = clip_column.lay_out(app)
             with gr.Column(scale=6, min_width=320):
-                with gr.Tabs(elem_id="tabs"):
+                with gr.Tabs(elem_id="tabs") as tabs:
                     with gr.Tab(say("tab_ask"), id="ask"):
                         asked = ask_tab.lay_out(app)
+                    with gr.Tab(say("tab_moments"), id="moments"):
+                        found = moments_tab.lay_out(app)
 
         def after(clip: Clip | None, question: str) -> list[Any]:
             """Give what a new clip changes in the tabs."""
-            return ask_tab.for_clip(app, clip, question)
+            return [*ask_tab.for_clip(app, clip, question), *moments_tab.for_clip(clip)]
 
         def leave(request: gr.Request) -> None:
             """Forget whoever closes the page."""
             app.visitors.leave(request.session_hash)
 
-        clip_column.connect(app, column, after, asked.of_clip)
+        clip_column.connect(app, column, after, [*asked.of_clip, *found.of_clip])
         ask_events.connect(app, asked, column)
+        moments_tab.connect(app, found, column, asked, tabs)
         page.unload(leave)
     return page
