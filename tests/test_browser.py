@@ -1,19 +1,14 @@
-"""The app in a real browser: upload a file, ask, read the answer from the page."""
+"""The app in a real browser: what a visitor opens, asks and reads on the page."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
+import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.error import URLError
-from urllib.request import urlopen
 
+import av
 import numpy as np
 import pytest
+from pages import QUESTION, WAIT_MS, ask, open_clip, serve, upload
 
 from avchat.world.casting import draw_scene
 from avchat.world.clip_file import write_clip
@@ -22,63 +17,22 @@ from avchat.world.questions import every_question
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-ROOT = Path(__file__).resolve().parent.parent
-# Generous: on a machine that does other work a page may take a minute that takes seconds else.
 pytestmark = pytest.mark.timeout(400)
-START_S = 120
-WAIT_MS = 90_000
-
-
-@contextmanager
-def serve(model: str, cache: Path) -> Iterator[str]:
-    """Run app.py in a process of its own; give its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {
-        "GRADIO_SERVER_PORT": str(port),
-        "AVCHAT_MODEL": model,
-        "XDG_CACHE_HOME": str(cache),
-        "GRADIO_TEMP_DIR": str(cache / "gradio"),
-    }
-    log = cache / "app.log"
-    with log.open("w") as out:
-        command = [sys.executable, "app.py"]
-        app = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | settings, stdout=out, stderr=subprocess.STDOUT
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(address, app, log)
-        yield address
-    finally:
-        app.terminate()
-        app.wait(timeout=20)
-
-
-def wait_for(address: str, app: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Wait until the app answers, or fail with what it said."""
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and app.poll() is None:
-        try:
-            urlopen(address, timeout=5).close()
-            return
-        except (URLError, OSError):
-            time.sleep(0.3)
-    pytest.fail(f"app.py did not start:\n{log.read_text()[-2000:]}")
 
 
 @pytest.fixture(scope="module")
-def address(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app over the random model."""
-    with serve(str(model_folder), tmp_path_factory.mktemp("app")) as address:
+def address(bundled: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The app over the bundled model."""
+    with serve(bundled, tmp_path_factory.mktemp("app")) as address:
         yield address
 
 
 @pytest.fixture
 def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
-    """Open pages that no other visitor shares; none may ask for anything outside this machine."""
-    contexts, asked = [], []
+    """Open pages that no other visitor shares; none may ask for anything outside this machine, and
+    none may report an error.
+    """
+    contexts, asked, faults = [], [], []
 
     def opened(address: str, width: int = 1280, height: int = 900) -> "Page":
         context = browser.new_context(viewport={"width": width, "height": height})
@@ -86,6 +40,8 @@ def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
         page = context.new_page()
         page.set_default_timeout(WAIT_MS)
         page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
         page.goto(address)
         page.wait_for_selector("#ask")
         return page
@@ -95,71 +51,187 @@ def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
         context.close()
     outside = [url for url in asked if not url.startswith(("http://127.0.0.1", "data:", "blob:"))]
     assert not outside
+    assert not faults
 
 
-def upload(page: "Page", path: Path) -> None:
-    """Give the page a file as a visitor does."""
-    page.set_input_files("#upload input[type=file]", str(path))
+def time_of(page: "Page") -> float:
+    """Read where the player is, in seconds."""
+    return page.evaluate("document.querySelector('#player video').currentTime")
 
 
-def ask(page: "Page", question: str) -> str:
-    """Ask, wait for the end of the answer and return it with its receipt."""
-    answered = page.locator("#talk .receipt").count()
-    page.fill("#question textarea, #question input", question)
-    page.click("#ask")
-    page.locator("#talk .receipt").nth(answered).wait_for(timeout=WAIT_MS)
-    return page.locator("#talk .bot").last.inner_text()
+def at_time(page: "Page", seconds: float, within: float = 0.15) -> None:
+    """Wait until the player is at a time."""
+    page.wait_for_function(
+        "([t, d]) => Math.abs(document.querySelector('#player video').currentTime - t) < d",
+        arg=[seconds, within],
+    )
 
 
 def test_upload_ask_read(address: str, open_page: Callable[..., "Page"], clip: Path) -> None:
     page = open_page(address)
     assert "toy world" in page.inner_text("#notice")
-    upload(page, clip)
-    page.wait_for_selector("#player video")
-    assert page.evaluate("document.querySelector('#player video').readyState") is not None
+    open_clip(page, clip)
+    assert "0:04, 128x128 h264, sound: aac 16 kHz" in page.inner_text("#clip-status")
+    page.wait_for_function("document.querySelector('#player video').readyState >= 2")
     first = ask(page, "What do you hear?")
     assert "Saw 8 frames over 4.0 s and heard 4.0 s of sound." in first
-    again = ask(page, "What do you see?")
-    assert "the clip was kept in memory" in again
+    assert "the clip was kept in memory" in ask(page, "What do you see?")
+    starters = page.inner_text("#starters")
+    assert "What do you hear?" in starters and "What do you see?" in starters
 
 
-def test_the_right_answer_is_on_the_page(
-    bundled: str,
-    open_page: Callable[..., "Page"],
-    tmp_path_factory: pytest.TempPathFactory,
+def test_right_answers_about_sounds_and_pictures(
+    address: str, open_page: Callable[..., "Page"], tmp_path: Path
 ) -> None:
-    folder = tmp_path_factory.mktemp("bundled")
     rng = np.random.default_rng(11)
-    with serve(bundled, folder) as address:
-        page = open_page(address)
-        for kind, families in (("one source", ("colour",)), ("sounds", ("sound_kind",))):
-            scene = draw_scene(rng, kind)
-            asked = {q.family: q for q in every_question(scene, rng) if q.family in families}
-            assert set(asked) == set(families)
-            write_clip(scene, folder / f"{kind}.mp4")
-            page.goto(address)
-            upload(page, folder / f"{kind}.mp4")
-            page.wait_for_selector("#player video")
-            for question in asked.values():
-                assert question.answer in ask(page, question.question).lower()
+    page = open_page(address)
+    for kind, family in (("one source", "colour"), ("sounds", "sound_kind")):
+        scene = draw_scene(rng, kind)
+        [question] = [q for q in every_question(scene, rng) if q.family == family]
+        write_clip(scene, tmp_path / f"{kind}.mp4")
+        open_clip(page, tmp_path / f"{kind}.mp4")
+        assert question.answer in ask(page, question.question).lower()
 
 
 def test_the_switch(address: str, open_page: Callable[..., "Page"], clip: Path) -> None:
     page = open_page(address)
-    upload(page, clip)
-    page.wait_for_selector("#player video")
+    open_clip(page, clip)
     page.get_by_label("Sound only").check()
     assert "The picture was switched off for this question." in ask(page, "what is there?")
     page.get_by_label("Picture only").check()
     assert "The sound was switched off for this question." in ask(page, "what is there?")
 
 
+def test_what_an_answer_rests_on_and_what_each_sense_says(
+    address: str, open_page: Callable[..., "Page"], clip: Path
+) -> None:
+    page = open_page(address)
+    open_clip(page, clip)
+    ask(page, "What do you see?")
+    page.get_by_role("link", name="What does this rest on?").click()
+    evidence = page.get_by_role("region", name="Evidence")
+    evidence.wait_for()
+    assert evidence.get_by_role("meter").count() == 3
+    assert "this answer rests on the picture" in evidence.inner_text()
+    page.fill(QUESTION, "What do you hear?")
+    page.click("#compare")
+    compared = page.get_by_role("region", name="Comparison")
+    compared.get_by_role("heading", name="Picture only").wait_for()
+    headings = compared.get_by_role("heading").all_inner_texts()
+    assert headings[1:] == ["Sound + picture", "Sound only", "Picture only"]
+    assert page.locator("#talk .user").count() == 1, "the talk did not change"
+
+
+def test_retry_edit_and_take_back(
+    address: str, open_page: Callable[..., "Page"], clip: Path
+) -> None:
+    page = open_page(address)
+    open_clip(page, clip)
+    ask(page, "What do you hear?")
+    second = ask(page, "What do you see?").split("\n")[0]
+    page.locator("#talk").get_by_label("Retry").last.click()
+    page.locator("#ask:disabled, #ask button:disabled").wait_for(state="attached")
+    page.locator("#ask:enabled, #ask button:enabled").wait_for()
+    assert page.locator("#talk .bot").last.inner_text().startswith(second)
+    page.locator("#talk").get_by_label("Undo").last.click()
+    page.wait_for_function("document.querySelectorAll('#talk .user').length == 1")
+    assert page.input_value(QUESTION) == "What do you see?"
+    page.locator("#talk").get_by_label("Edit").first.click()
+    page.locator("#talk textarea").fill("What do you see?")
+    page.locator("#talk").get_by_label("Submit").click()
+    page.locator("#talk .bot", has_text=second).wait_for()
+    assert page.locator("#talk .user").all_inner_texts() == ["What do you see?"]
+
+
+def test_seek_by_click_and_by_keyboard(
+    address: str, open_page: Callable[..., "Page"], clip: Path
+) -> None:
+    page = open_page(address)
+    open_clip(page, clip)
+    page.wait_for_function("document.querySelector('#player video').readyState >= 1")
+    slider = page.get_by_role("slider", name="Timeline")
+    box = slider.bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + box["height"] / 2)
+    at_time(page, 3.0)
+    assert slider.get_attribute("aria-valuetext").startswith("3 seconds of 4 seconds")
+    slider.focus()
+    page.keyboard.press("Home")
+    at_time(page, 0.0)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('#player video').currentTime > 0.05")
+    page.keyboard.press("End")
+    at_time(page, 4.0, 0.3)
+
+
+def test_a_range_is_asked_about_and_exported(
+    address: str, open_page: Callable[..., "Page"], clip: Path
+) -> None:
+    page = open_page(address)
+    open_clip(page, clip)
+    assert page.is_disabled("#ask-span")
+    box = page.get_by_role("slider", name="Timeline").bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * 0.25, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.75, y, steps=5)
+    page.mouse.up()
+    page.locator("#ask-span:enabled").click()
+    page.get_by_text("About 0:01 to 0:03 only").wait_for()
+    assert "over 2." in ask(page, "What do you see?")
+    assert "(0:01 to 0:03)" in page.locator("#talk .user").last.inner_text()
+    page.click("#export-span")
+    with page.expect_download() as made:
+        page.locator("#exported a").first.click()
+    with av.open(str(made.value.path())) as file:
+        assert file.duration / 1e6 == pytest.approx(2.0, abs=0.2)
+
+
+def test_the_talk_and_captions_are_saved(
+    address: str, open_page: Callable[..., "Page"], clip: Path
+) -> None:
+    page = open_page(address)
+    open_clip(page, clip)
+    ask(page, "What do you hear?")
+    read = {}
+    for button, name in (("save_md", "talk.md"), ("save_json", "talk.json")):
+        page.click(f"#{button}")
+        page.locator("#exported", has_text=name.split(".")[1]).wait_for()
+        with page.expect_download() as made:
+            page.locator("#exported a").first.click()
+        read[name] = made.value.path().read_text()
+    assert "**What do you hear?**" in read["talk.md"]
+    assert json.loads(read["talk.json"])["talk"][0]["heard"]["seconds"] == 4.0
+    page.click("#save_vtt")
+    page.get_by_role("region", name="Transcript").get_by_role("link").first.click()
+    at_time(page, 0.0)
+    assert page.locator("#player video track").count() == 1
+
+
+def test_relevance_is_drawn_and_settings_are_reset(
+    address: str, open_page: Callable[..., "Page"], clip: Path
+) -> None:
+    page = open_page(address)
+    open_clip(page, clip)
+    ask(page, "What do you hear?")
+    page.locator("#timeline", has_text="best at").wait_for()
+    page.get_by_role("button", name="Settings").click()
+    page.locator("#max-tokens input[type=number]").fill("2")
+    page.keyboard.press("Tab")
+    assert "The answer was cut after 2 tokens" in ask(page, "describe what you see and hear.")
+    page.click("#reset")
+    page.wait_for_function(
+        "document.querySelector('#max-tokens input[type=number]').value == '256'"
+    )
+    assert "was cut" not in ask(page, "describe what you see and hear.")
+
+
 def test_a_clip_without_sound(
     address: str, open_page: Callable[..., "Page"], silent_clip: Path
 ) -> None:
     page = open_page(address)
-    upload(page, silent_clip)
-    page.wait_for_selector("#player video")
+    open_clip(page, silent_clip)
+    assert "no sound track" in page.inner_text("#clip-status")
+    assert "hear" not in page.inner_text("#starters")
     assert "This file has no sound track: nothing was heard." in ask(page, "what do you hear?")
 
 
@@ -167,8 +239,8 @@ def test_a_sound_without_a_picture(
     address: str, open_page: Callable[..., "Page"], sound_clip: Path
 ) -> None:
     page = open_page(address)
-    upload(page, sound_clip)
-    page.wait_for_selector("#listener")
+    open_clip(page, sound_clip)
+    page.wait_for_selector("#player audio")
     assert "This file has no picture: nothing was seen." in ask(page, "what do you see?")
 
 
@@ -180,9 +252,27 @@ def test_a_broken_file(address: str, open_page: Callable[..., "Page"], tmp_path:
     alert = page.locator("#clip-status [role=alert]")
     alert.wait_for()
     assert alert.inner_text().startswith("error: broken.mp4")
-    page.fill("#question textarea, #question input", "what is there?")
+    page.fill(QUESTION, "what is there?")
     page.click("#ask")
     page.get_by_text("error: open a clip first").wait_for()
+
+
+def test_a_film_that_no_browser_plays_is_played_and_asked_about(
+    address: str, open_page: Callable[..., "Page"], clip: Path, tmp_path: Path
+) -> None:
+    hevc = tmp_path / "hevc.mp4"
+    with av.open(str(clip)) as source, av.open(str(hevc), "w") as target:
+        options = {"x265-params": "log-level=none"}
+        track = target.add_stream("libx265", rate=16, options=options)
+        track.width, track.height, track.pix_fmt = 128, 128, "yuv420p"
+        for frame in source.decode(video=0):
+            target.mux(track.encode(frame.reformat(format="yuv420p")))
+        target.mux(track.encode(None))
+    page = open_page(address)
+    open_clip(page, hevc)
+    assert "hevc" in page.inner_text("#clip-status")
+    page.wait_for_function("document.querySelector('#player video').readyState >= 2")
+    assert "Saw 8 frames" in ask(page, "what do you see?")
 
 
 CLICK_STOP_WHEN_IT_CAN_BE = """() => {
@@ -195,22 +285,34 @@ CLICK_STOP_WHEN_IT_CAN_BE = """() => {
 
 def test_stop_stops_the_model(address: str, open_page: Callable[..., "Page"], clip: Path) -> None:
     page = open_page(address)
-    upload(page, clip)
-    page.wait_for_selector("#player video")
+    open_clip(page, clip)
     for _ in range(5):  # a fast machine may have ended the answer before the click arrives
         page.evaluate(CLICK_STOP_WHEN_IT_CAN_BE)
-        if "Stopped." in ask(page, "describe"):
-            return
-    pytest.fail("five answers ran to their end")
+        page.fill(QUESTION, "describe what you see and hear.")
+        page.click("#ask")
+        page.locator("#ask:disabled").wait_for(state="attached")
+        page.locator("#ask:enabled").wait_for()
+        if "Stopped." in page.locator("#talk .bot").last.inner_text():
+            break
+    else:
+        pytest.fail("five answers ran to their end")
+    assert "Saw 8 frames" in ask(page, "what do you see?")
 
 
-def test_an_example_is_one_click(address: str, open_page: Callable[..., "Page"]) -> None:
+def test_an_example_is_one_click_and_reloading_begins_anew(
+    address: str, open_page: Callable[..., "Page"]
+) -> None:
     page = open_page(address)
+    page.get_by_role("tab", name="Examples").click()
     page.locator("#examples button").nth(1).click()
     page.wait_for_selector("#player video")
-    assert page.input_value("#question textarea, #question input")
+    page.wait_for_function(f"document.querySelector('{QUESTION}').value != ''")
     page.click("#ask")
-    page.locator("#talk .receipt").wait_for(timeout=WAIT_MS)
+    page.get_by_role("link", name="What does this rest on?").wait_for(timeout=WAIT_MS)
+    page.reload()
+    page.wait_for_selector("#ask")
+    assert page.locator("#player video").count() == 0
+    assert page.locator("#talk .user").count() == 0
 
 
 def test_two_visitors(
@@ -218,14 +320,33 @@ def test_two_visitors(
 ) -> None:
     ours, theirs = open_page(address), open_page(address)
     for page, path in ((ours, clip), (theirs, silent_clip)):
-        upload(page, path)
-        page.wait_for_selector("#player video")
+        open_clip(page, path)
+    ours.get_by_label("Picture only").check()
     assert "no sound track" in ask(theirs, "what do you hear?")
-    assert "heard 4.0 s" in ask(ours, "what do you hear?")
+    assert "The sound was switched off" in ask(ours, "what do you hear?")
+    assert theirs.get_by_label("Sound + picture").is_checked()
+    assert ours.locator("#talk .user").count() == theirs.locator("#talk .user").count() == 1
 
 
-def test_a_phone_shows_all_of_it(address: str, open_page: Callable[..., "Page"]) -> None:
+def test_recent_clips_keep_their_talks(
+    address: str, open_page: Callable[..., "Page"], clip: Path, silent_clip: Path
+) -> None:
+    page = open_page(address)
+    open_clip(page, clip)
+    first = ask(page, "What do you see?")
+    open_clip(page, silent_clip)
+    assert page.locator("#talk .user").count() == 0
+    page.locator("#recent").get_by_label(clip.name).check()
+    page.locator("#talk .bot", has_text=first.split("\n")[0]).wait_for()
+    assert "sound: aac" in page.inner_text("#clip-status")
+
+
+def test_a_phone_shows_all_of_it(
+    address: str, open_page: Callable[..., "Page"], clip: Path
+) -> None:
     page = open_page(address, width=390, height=844)
+    open_clip(page, clip)
+    ask(page, "What do you hear?")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 

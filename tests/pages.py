@@ -1,0 +1,85 @@
+"""The app in a process of its own, and what a visitor does with its page, for browser tests."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+# Generous: on a machine that does other work a page may take a minute that takes seconds else.
+START_S = 120
+WAIT_MS = 90_000
+QUESTION = "#question textarea, #question input"
+
+
+@contextmanager
+def serve(model: str, cache: Path, **settings: str) -> Iterator[str]:
+    """Run app.py in a process of its own; give its address. Args: settings: further variables."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = settings | {
+        "GRADIO_SERVER_PORT": str(port),
+        "AVCHAT_MODEL": model,
+        "XDG_CACHE_HOME": str(cache),
+        "GRADIO_TEMP_DIR": str(cache / "gradio"),
+    }
+    log = cache / "app.log"
+    with log.open("w") as out:
+        command = [sys.executable, "app.py"]
+        app = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | settings, stdout=out, stderr=subprocess.STDOUT
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(address, app, log)
+        yield address
+    finally:
+        app.terminate()
+        app.wait(timeout=20)
+
+
+def wait_for(address: str, app: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Wait until the app answers, or fail with what it said."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and app.poll() is None:
+        try:
+            urlopen(address, timeout=5).close()
+            return
+        except (URLError, OSError):
+            time.sleep(0.3)
+    pytest.fail(f"app.py did not start:\n{log.read_text()[-2000:]}")
+
+
+def upload(page: "Page", path: Path) -> None:
+    """Give the page a file as a visitor does."""
+    page.set_input_files("#upload input[type=file]", str(path))
+
+
+def open_clip(page: "Page", path: Path) -> None:
+    """Upload a clip and wait until it can be asked about."""
+    upload(page, path)
+    page.locator("#clip-status strong", has_text=path.stem).wait_for()
+    page.locator(".avchat-stop:visible").wait_for(state="hidden")
+
+
+def ask(page: "Page", question: str) -> str:
+    """Ask, wait for the end of the answer and return it with its receipt."""
+    answered = page.locator("#talk .receipt:not(:text('Waiting'))").count()
+    page.fill(QUESTION, question)
+    page.click("#ask")
+    page.locator("#talk .receipt:not(:text('Waiting'))").nth(answered).wait_for(timeout=WAIT_MS)
+    page.locator("#ask button:enabled, #ask:enabled").wait_for()
+    return page.locator("#talk .bot").last.inner_text()
