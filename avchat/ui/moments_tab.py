@@ -306,8 +306,11 @@ def connect_examples(app: App, tab: MomentsTab, column: ClipColumn, tabs: gr.Tab
     """Show the tab, with what there is to find, for an example that is made for it."""
     for pick, one in zip(column.picks, app.examples, strict=True):
         if one.sought:
-            values = [one.sought, "text", gr.Tabs(selected="moments")]
-            pick.click(lambda values=values: values, None, [tab.text, tab.by, tabs], **QUICK)
+
+            def show(sought: str = one.sought) -> list[Any]:
+                return [sought, "text", gr.Tabs(selected="moments")]
+
+            pick.click(show, None, [tab.text, tab.by, tabs], **QUICK)
 
 
 def connect_choices(tab: MomentsTab) -> None:

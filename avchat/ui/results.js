@@ -108,7 +108,7 @@ function rowOf(item, number) {
 }
 
 const message = node("p", { class: "av-message", role: "status" });
-const closest = node("h3", { class: "av-closest" }, words.closest);
+const closest = node("p", { class: "av-closest" }, words.closest);
 const list = node("ol", { class: "av-list", "aria-label": words.results });
 box.append(message, closest, list);
 
