@@ -317,6 +317,25 @@ def test_limits(app: App, clip: Path) -> None:
     assert len(list(visitor.folder.iterdir())) == 1, "what is refused leaves nothing behind"
 
 
+def test_a_later_clip_takes_the_place_of_one_that_is_being_opened(
+    app: App, clip: Path, silent_clip: Path
+) -> None:
+    visitor = app.visitors.of(Request("hasty"))
+    with pytest.raises(Refused, match="open a clip first"):
+        visitor.in_view()
+    with visitor.opening() as first:
+        with pytest.raises(Refused, match="still being opened"):
+            visitor.in_view()
+        with visitor.opening() as second:
+            assert first.is_set() and not second.is_set()
+            shown = open_clip(visitor, silent_clip, app.settings, silent, second)
+            with pytest.raises(Refused, match="stopped"):
+                open_clip(visitor, clip, app.settings, silent, first)
+            # a question need not wait until it is surveyed
+            assert asked(app, visitor, shown, "what do you see?").state == "done"
+    assert visitor.in_view() is shown
+
+
 def test_of_many_clips_the_oldest_is_forgotten(app: App, clip: Path) -> None:
     visitor = app.visitors.of(Request("many"))
     clips = [open_clip(visitor, clip, app.settings, silent, Event()) for _ in range(8)]

@@ -40,9 +40,10 @@ def asked(app: App, tab: AskTab, outputs: list[Any]) -> list[Any]:
     def begin(
         request: gr.Request, question: str, sense: str, part: Any, *settings: Any
     ) -> list[Any]:
-        clip = app.visitors.of(request).clip
-        if clip is None:
-            said = [{"role": "assistant", "content": alert("open a clip first")}]
+        try:
+            clip = app.visitors.of(request).in_view()
+        except Refused as error:
+            said = [{"role": "assistant", "content": alert(str(error))}]
             return [said, question, *busy(False), gr.skip()]
         if not question.strip():
             said = {"role": "assistant", "content": alert("the question is empty")}

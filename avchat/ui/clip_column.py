@@ -193,7 +193,7 @@ def open_steps(
     """
     told = teller(progress)
     try:
-        with visitor.doing(app.settings.per_person) as stop:
+        with visitor.opening() as stop:
             yield None, opening_values()
             clip = open_clip(visitor, path, app.settings, told, stop, suggestion=question)
             yield clip, shown_clip(visitor, busy=True)
@@ -203,8 +203,9 @@ def open_steps(
                 app.engine.talk(clip, Options(), told)
         yield clip, shown_clip(visitor)
     except FAULTS as error:
-        visitor.clip = None
-        yield None, shown_clip(visitor, str(error))
+        if not visitor.openings:  # else another clip has taken its place
+            visitor.clip = None
+            yield None, shown_clip(visitor, str(error))
 
 
 def opening_values() -> list[Any]:

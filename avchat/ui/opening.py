@@ -56,6 +56,8 @@ def open_clip(
             kind_of(info),
             suggestion,
         )
+        if stop.is_set():
+            raise Refused("stopped: no clip was opened")
         undo.pop_all()  # it is taken: the folder stays
     visitor.show(clip)
     return clip
@@ -65,10 +67,12 @@ def copied(own: Path, info: MediaInfo, told: Told, stop: Event) -> Path:
     """Make the copy that browsers play; Refused when it was stopped."""
     what = "making a copy that browsers play"
     told(what, 0, 1)
+    folder = own.parent / "shown"  # of its own: the file may be called as the copy is
+    folder.mkdir()
     made = make_preview(
         own,
         info,
-        own.with_name("preview"),
+        folder / own.stem,
         progress=lambda done, total: told(what, done, total),
         stop=stop,
     )

@@ -37,6 +37,7 @@ class Visitor:
     clips: dict[str, Clip] = field(default_factory=dict)  # by id; the latest is the last
     clip: Clip | None = None  # the one in view
     stops: set[Event] = field(default_factory=set)  # of what runs or waits for this person
+    openings: set[Event] = field(default_factory=set)  # of clips that are being opened
     last_s: float = field(default_factory=monotonic)
     lock: Lock = field(default_factory=Lock)
 
@@ -53,14 +54,37 @@ class Visitor:
     def in_view(self) -> Clip:
         """Return the clip in view; Refused where there is none."""
         if self.clip is None:
-            raise Refused("open a clip first")
+            opening = "the clip is still being opened: ask again in a moment"
+            raise Refused(opening if self.openings else "open a clip first")
         return self.clip
+
+    def is_idle(self, since_s: float) -> bool:
+        """Tell whether nothing was done since a time, and nothing runs."""
+        return self.last_s < since_s and not (self.stops or self.openings)
 
     def stop(self) -> None:
         """End everything that runs or waits for this person."""
         with self.lock:
-            for event in self.stops:
+            for event in self.stops | self.openings:
                 event.set()
+
+    @contextmanager
+    def opening(self) -> Iterator[Event]:
+        """Open a clip for this person, until the event is set: a later one takes its place.
+
+        Other things may be done meanwhile: a question waits until the clip is ready.
+        """
+        stop = Event()
+        with self.lock:
+            for event in self.openings:
+                event.set()
+            self.openings.add(stop)
+        try:
+            yield stop
+        finally:
+            self.last_s = monotonic()
+            with self.lock:
+                self.openings.discard(stop)
 
     @contextmanager
     def doing(self, most: int, stop: Event | None = None) -> Iterator[Event]:
@@ -120,7 +144,7 @@ class Visitors:
         """Forget who did nothing for long and has nothing running."""
         since = monotonic() - 60 * self.settings.idle_minutes
         with self.lock:
-            idle = [key for key, one in self.all.items() if one.last_s < since and not one.stops]
+            idle = [key for key, one in self.all.items() if one.is_idle(since)]
         for key in idle:
             self.leave(key)
 
