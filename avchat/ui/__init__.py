@@ -1,6 +1,8 @@
 """The browser app: `make_app`, then `launch`. Only app.py and `avchat demo` import it."""
 
 import os
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import gradio as gr
@@ -67,11 +69,20 @@ def launch(app: App, page: gr.Blocks) -> None:
             allowed_paths=[str(app.visitors.root)],
             max_file_size=f"{settings.max_file_mb}mb",
             footer_links=["api"],
+            mcp_server=serves_tools(settings),
             run_history=False,  # it would keep visitors' questions in the browser
             auth=settings.users(),
         )
     finally:
         app.visitors.close()
+
+
+def serves_tools(settings: Settings) -> bool:
+    """Tell whether the MCP tools can be served; say so where a package for that is missing."""
+    missing = find_spec("mcp") is None
+    if settings.mcp and missing:
+        print('note: no MCP tools: pip install "gradio[mcp]"', file=sys.stderr)
+    return settings.mcp and not missing
 
 
 def cache_folder() -> Path:
