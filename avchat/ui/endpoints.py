@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import gradio as gr
 import numpy as np
+from gradio.utils import get_function_description
 
 from avchat.receipt import in_words as receipt_in_words
 from avchat.ui.app import App
@@ -39,8 +40,22 @@ class Endpoint:
 def connect(app: App, more: Sequence[Endpoint] = ()) -> None:
     """Give every action its name, within `gr.Blocks`. Args: more: the actions of other tabs."""
     for one in (*endpoints_of(app), *tools_of(app), *more):
-        visibility = "public" if one.public else "undocumented"
-        gr.api(one.action, api_name=one.action.__name__, api_visibility=visibility, **one.limits)
+        gr.api(
+            one.action,
+            api_name=one.action.__name__,
+            api_description=described(app, one),
+            api_visibility="public" if one.public else "undocumented",
+            **one.limits,
+        )
+
+
+def described(app: App, one: Endpoint) -> str:
+    """Say what an endpoint does, and what is too much for it where it takes a file."""
+    text, parameters, _ = get_function_description(one.action)
+    if "video" not in parameters:
+        return text
+    settings = app.settings
+    return f"{text} Takes up to {settings.max_file_mb} MB and {settings.max_minutes:g} minutes."
 
 
 def tools_of(app: App) -> list[Endpoint]:
