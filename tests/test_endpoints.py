@@ -103,6 +103,26 @@ def test_what_is_made_of_a_clip(client: Client, clip: Path) -> None:
     assert cut.read_bytes()[4:8] == b"ftyp"
 
 
+def test_moments_by_name(client: Client, clip: Path, sound_clip: Path) -> None:
+    opened(client, clip)
+    *_, found = client.submit({"text": "a red circle", "least": -1}, api_name="/find")
+    assert found["over"]
+    assert found["moments"][0]["end"] <= 4.1
+    like = {"by": "sound", "file": handle_file(str(sound_clip)), "sense": "sound"}
+    [same] = client.predict(like, api_name="/find")["moments"]
+    assert same["score"] > 0.99
+    table = Path(client.predict("csv", [same["id"]], api_name="/export_moments"))
+    assert len(table.read_text().splitlines()) == 2
+    for choices, says in (
+        ({"by": "text"}, "the text is empty"),
+        ({"by": "sound", "file": "/etc/passwd"}, "no such upload"),
+        ({"text": "x", "top": 0}, "top is a number, from 1 to 50"),
+        ({"by": "smell"}, "no way to look"),
+    ):
+        with pytest.raises(AppError, match=says):
+            client.predict(choices, api_name="/find")
+
+
 def test_two_programs_do_not_meet(
     client: Client, address: str, clip: Path, silent_clip: Path
 ) -> None:
@@ -161,7 +181,7 @@ def test_events_of_the_page_are_private(client: Client, address: str) -> None:
     names = [name.lstrip("/") for name in info["named_endpoints"]]
     actions = (
         "open clips show ask ask_with stop evidence compare rewind relevance talk captions"
-        " export_range leave"
+        " export_range leave find export_moments"
     ).split()
     assert set(actions + TOOLS) <= set(names)
     assert not [name for name in names if name[-2:-1] == "_" and name[-1].isdigit()]
@@ -213,7 +233,8 @@ def test_four_tools(address: str, home: Path, asked: tuple[Path, str, str]) -> N
     assert answer in said["answer"]
     assert said["rests_on"]["verdict"] == "sound"
     assert said["clip"]["length"] == "0:04"
-    assert moments["moments"] or moments["near_misses"]
+    assert moments["moments"] or moments["closest"]
+    assert moments["good_match"] == bool(moments["moments"])
     assert answer in sound["description"]
     assert not sound["silent"]
     assert [one["name"] for one in clips["clips"]] == [path.name]

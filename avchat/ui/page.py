@@ -7,7 +7,15 @@ import gradio as gr
 from PIL import Image
 
 from avchat.media import load_media
-from avchat.ui import api_tab, ask_events, ask_tab, clip_column, endpoints, moments_tab
+from avchat.ui import (
+    api_tab,
+    ask_events,
+    ask_tab,
+    clip_column,
+    endpoints,
+    finding_endpoints,
+    moments_tab,
+)
 from avchat.ui.app import App, Example
 from avchat.ui.clips import Clip
 from avchat.ui.words import say
@@ -39,7 +47,8 @@ def thumbnail_of(path: Path) -> Path:
 def build(app: App) -> gr.Blocks:
     """Lay the page out and connect it."""
     with gr.Blocks(title="avchat", analytics_enabled=False, delete_cache=DELETE_CACHE_S) as page:
-        endpoints.connect(app)  # first: events of the page would take their names
+        # first: events of the page would take their names
+        endpoints.connect(app, finding_endpoints.endpoints_of(app))
         gr.Markdown(say("intro"), elem_id="title")
         notice = app.engine.model.config.notice
         if notice:

@@ -7,7 +7,6 @@ shows the docstrings here to assistants and to people: names, first lines and Ar
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from threading import Event
 from typing import Any, Literal
 
@@ -16,16 +15,18 @@ import numpy as np
 from avchat.library import Library, LibraryError
 from avchat.library_find import Filters, Found, Query
 from avchat.library_find import find as look_up
-from avchat.moments import Span, check_senses
 from avchat.receipt import in_words as receipt_in_words
 from avchat.ui.app import App
 from avchat.ui.asking import ask, weigh
 from avchat.ui.chat_log import as_data
 from avchat.ui.clip_column import in_words
 from avchat.ui.clips import Clip, Exchange, Options, clock
+from avchat.ui.finding import as_data as found_as_data
+from avchat.ui.finding import find
 from avchat.ui.given import how_many, number, part, uploaded, wish
 from avchat.ui.opening import open_clip, survey
 from avchat.ui.progress import silent
+from avchat.ui.searches import Wish
 from avchat.ui.visitors import Refused, Visitor
 
 SenseName = Literal["both", "sound", "picture"]
@@ -70,11 +71,12 @@ class Tools:
 
     def find_moments(self, video: str, text: str, sense: SenseName = "both", top: int = 5) -> str:
         """Find the moments of one video or sound file in which something is seen or heard.
-        Returns JSON: "good_match" (false: nothing in this file fits well, say so); "moments", the
-        best first: "start_s" and "end_s" in seconds, "from" and "to" as m:ss, "score" (a cosine,
-        higher is better) and "why", what picture and sound scored; "near_misses", the same for
-        what scored too low. A long file is looked through once and then remembered: the first call
-        may take minutes, later ones about the same file seconds.
+        Returns JSON: "good_match" (false: nothing in this file is a clear match, say so);
+        "moments", the best first: "start" and "end" in seconds, "time", the same as m:ss, "score"
+        (a cosine, higher is better) and "why", what picture and sound scored; "closest", the same
+        for what scored less than "least_score", where there is no clear match. A long file is
+        looked through once and then remembered: the first call may take minutes, later ones about
+        the same file seconds.
         If a user passes a file, use the tool upload_file_to_gradio, if present, and give what it
         returns.
 
@@ -84,22 +86,15 @@ class Tools:
             sense: Where to search: both, sound (what is heard) or picture (what is seen).
             top: How many moments at most, 1 to 50.
         """
-        with self.opened(video) as (_, clip):
-            text, most = wish(text, sense), how_many(top)
-            engine = self.app.engine
-            [query] = engine.texts([text])
-            check_senses(engine.shared_head, clip.info, sense)
-            for _ in engine.embedding(clip, silent, Event()):
-                pass
-            embedded = clip.embedded
-            found = embedded.find(embedded.curve(np.asarray(query), sense), top=most)
-            data: dict[str, Any] = {
-                "good_match": bool(found.spans),
-                "moments": [span_data(span) for span in found.spans],
-                "near_misses": [span_data(span) for span in found.misses],
-                "warnings": list(embedded.warnings),
+        with self.opened(video) as (visitor, clip):
+            wanted = Wish(text=wish(text, sense), sense=sense, top=how_many(top))
+            for search in find(self.app, visitor, clip, wanted):
+                data = found_as_data(search)
+            rows = {
+                name: [without_id(row) for row in data[name]] for name in ("moments", "closest")
             }
-            return as_text(data | {"clip": clip.to_dict()})
+            good = {"good_match": bool(rows["moments"])}
+            return as_text(good | data | rows | {"clip": clip.to_dict()})
 
     def find_clips(
         self,
@@ -112,9 +107,9 @@ class Tools:
     ) -> str:
         """Find clips in this app's library by what is seen, heard or said in them.
         Returns JSON: "good_match" (false: nothing in the library fits well, say so); "clips", the
-        best first: "id" of the file, its "name", the part that fits ("start_s" and "end_s" in
-        seconds, "from" and "to" as m:ss), "score" (higher is better) and "why", how much picture,
-        sound and speech add to the score.
+        best first: "id" of the file, its "name", the part that fits ("start" and "end" in seconds,
+        "time", the same as m:ss), "score" (higher is better) and "why", how much picture, sound
+        and speech add to the score.
 
         Args:
             text: What to look and listen for, for example: rain on a roof
@@ -216,21 +211,22 @@ def loudest(clip: Clip) -> dict[str, Any]:
     return {"silent": False, "loudest_s": round(t, 2), "loudest": clock(t)}
 
 
-def span_data(span: Span) -> dict[str, Any]:
-    """Return a span as plain data."""
-    return part_data(span.start, span.end) | {"score": span.score, "why": span.why}
+def without_id(row: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the number of a result: it means nothing after the call."""
+    return {name: value for name, value in row.items() if name != "id"}
 
 
 def found_data(found: Found) -> dict[str, Any]:
-    """Return what was found in a library as plain data: ids and names, no paths."""
-    data = asdict(found)
-    part = part_data(found.start, found.end)
-    return {"id": found.hash, "name": found.clip, **part, "score": found.score, "why": data["why"]}
-
-
-def part_data(start: float, end: float) -> dict[str, Any]:
-    """Return a range as seconds and as people write them."""
-    return {"start_s": start, "end_s": end, "from": clock(start), "to": clock(end)}
+    """Return what was found in a library as plain data: an id and a name, no path."""
+    return {
+        "id": found.hash,
+        "name": found.clip,
+        "start": found.start,
+        "end": found.end,
+        "time": f"{clock(found.start)} to {clock(found.end)}",
+        "score": found.score,
+        "why": found.why,
+    }
 
 
 def as_text(data: dict[str, Any]) -> str:
