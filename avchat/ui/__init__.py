@@ -2,7 +2,6 @@
 
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import gradio as gr
@@ -13,6 +12,7 @@ from avchat.ui.engine import Engine
 from avchat.ui.page import build, load_examples
 from avchat.ui.player import PLAYER_CSS
 from avchat.ui.results import RESULTS_CSS
+from avchat.ui.tools import no_tools
 from avchat.ui.visitors import Visitors
 from avchat.ui.words import say
 
@@ -61,6 +61,9 @@ def make_app(settings: Settings) -> tuple[App, gr.Blocks]:
 def launch(app: App, page: gr.Blocks) -> None:
     """Serve the page until Ctrl-C. Host, port and the rest come from Gradio's own variables."""
     settings = app.settings
+    lacking = no_tools(settings)
+    if lacking:
+        print(f"note: no MCP tools: {lacking}", file=sys.stderr)
     try:
         page.queue(max_size=settings.queue).launch(
             theme=THEME,
@@ -69,20 +72,12 @@ def launch(app: App, page: gr.Blocks) -> None:
             allowed_paths=[str(app.visitors.root)],
             max_file_size=f"{settings.max_file_mb}mb",
             footer_links=["api"],
-            mcp_server=serves_tools(settings),
+            mcp_server=not lacking,
             run_history=False,  # it would keep visitors' questions in the browser
             auth=settings.users(),
         )
     finally:
         app.visitors.close()
-
-
-def serves_tools(settings: Settings) -> bool:
-    """Tell whether the MCP tools can be served; say so where a package for that is missing."""
-    missing = find_spec("mcp") is None
-    if settings.mcp and missing:
-        print('note: no MCP tools: pip install "gradio[mcp]"', file=sys.stderr)
-    return settings.mcp and not missing
 
 
 def cache_folder() -> Path:

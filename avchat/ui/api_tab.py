@@ -14,6 +14,7 @@ from avchat.ui.ask_tab import AskTab, options_of
 from avchat.ui.clip_column import PRIVATE
 from avchat.ui.clips import Options
 from avchat.ui.given import LONGEST
+from avchat.ui.tools import no_tools
 from avchat.ui.visitors import RECENT, Visitor
 from avchat.ui.words import say
 
@@ -32,19 +33,18 @@ class ApiTab:
 def lay_out(app: App, place: gr.Tab) -> ApiTab:
     """Make the tab."""
     gr.Markdown(say("api_intro"))
-    kinds = {"python": "python", "shell": "shell", "curl": "shell", "mcp": "json"}
-    shown = list(kinds)[: None if app.settings.mcp else 3]
+    shown = [f"call_{writer.__name__}" for writer in WRITERS]
+    # No language: the colours that Gradio gives words in light are too pale to be read.
     codes = [
         gr.Code(
-            language=kinds[name],
-            label=say(f"call_{name}"),
+            label=say(name),
             interactive=False,
             show_line_numbers=False,
             wrap_lines=True,
             buttons=["copy"],
-            elem_id=f"call-{name}",
+            elem_id=name.replace("_", "-"),
         )
-        for name in shown
+        for name in shown[: 3 if no_tools(app.settings) else 4]
     ]
     gr.Markdown(limits(app), elem_id="limits")
     return ApiTab(place, codes)
@@ -92,7 +92,7 @@ def address(request: gr.Request) -> str:
 def limits(app: App) -> str:
     """Write what the app takes at most, as a table."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in limit_rows(app.settings))
-    return f"| Limit | |\n|---|---|\n{rows}"
+    return f"| Limit | Value |\n|---|---|\n{rows}"
 
 
 def limit_rows(settings: Settings) -> list[tuple[str, str]]:
@@ -107,5 +107,5 @@ def limit_rows(settings: Settings) -> list[tuple[str, str]]:
         ("Clips kept for one person", f"{RECENT}, until the page is closed"),
         ("A program that does nothing is forgotten after", f"{settings.idle_minutes:g} minutes"),
         ("Files by their address on the web", "taken" if settings.url else "not taken: upload"),
-        ("MCP tools", "4" if settings.mcp else "switched off"),
+        ("MCP tools", no_tools(settings) or "4"),
     ]

@@ -7,11 +7,13 @@ shows the docstrings here to assistants and to people: names, first lines and Ar
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from threading import Event
 from typing import Any, Literal
 
 import numpy as np
 
+from avchat.app_settings import Settings
 from avchat.library import Library, LibraryError
 from avchat.library_find import Filters, Found, Query
 from avchat.library_find import find as look_up
@@ -32,6 +34,15 @@ from avchat.ui.visitors import Refused, Visitor
 SenseName = Literal["both", "sound", "picture"]
 HEARD = "What do you hear?"
 NO_LIBRARY = "the library cannot be searched yet: open the tab Library of the app once"
+
+
+def no_tools(settings: Settings) -> str:
+    """Say why the tools are not served; nothing where they are."""
+    if not settings.mcp:
+        return "they are switched off"
+    if settings.auth is not None:
+        return "assistants have no way to give the password"  # Gradio's MCP cannot log in
+    return "" if find_spec("mcp") else 'they need pip install "gradio[mcp]"'
 
 
 class Tools:
