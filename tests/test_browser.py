@@ -348,14 +348,3 @@ def test_a_phone_shows_all_of_it(
     open_clip(page, clip)
     ask(page, "What do you hear?")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-
-
-def test_a_program_can_drive_the_app_by_name(address: str, clip: Path) -> None:
-    from gradio_client import Client, handle_file
-
-    client = Client(address, verbose=False)
-    client.predict(handle_file(str(clip)), api_name="/open")
-    steps = list(client.submit("what is seen?", "both", api_name="/ask"))
-    assert len(steps) > 3
-    assert "Saw 8 frames over 4.0 s" in str(steps[-1])
-    client.predict(api_name="/stop")

@@ -1,6 +1,7 @@
 """The browser app: `make_app`, then `launch`. Only app.py and `avchat demo` import it."""
 
 import os
+import sys
 from pathlib import Path
 
 import gradio as gr
@@ -11,6 +12,7 @@ from avchat.ui.engine import Engine
 from avchat.ui.page import build, load_examples
 from avchat.ui.player import PLAYER_CSS
 from avchat.ui.results import RESULTS_CSS
+from avchat.ui.tools import no_tools
 from avchat.ui.visitors import Visitors
 from avchat.ui.words import say
 
@@ -59,6 +61,9 @@ def make_app(settings: Settings) -> tuple[App, gr.Blocks]:
 def launch(app: App, page: gr.Blocks) -> None:
     """Serve the page until Ctrl-C. Host, port and the rest come from Gradio's own variables."""
     settings = app.settings
+    lacking = no_tools(settings)
+    if lacking:
+        print(f"note: no MCP tools: {lacking}", file=sys.stderr)
     try:
         page.queue(max_size=settings.queue).launch(
             theme=THEME,
@@ -67,6 +72,7 @@ def launch(app: App, page: gr.Blocks) -> None:
             allowed_paths=[str(app.visitors.root)],
             max_file_size=f"{settings.max_file_mb}mb",
             footer_links=["api"],
+            mcp_server=not lacking,
             run_history=False,  # it would keep visitors' questions in the browser
             auth=settings.users(),
         )

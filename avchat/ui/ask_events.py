@@ -195,7 +195,9 @@ def connect_exports(app: App, tab: AskTab, column: ClipColumn) -> None:
         return [gr.File(str(out), visible=True), screen_value(clip), transcript_of(clip)]
 
     shown = [column.exported, column.player, tab.transcript]
-    tab.exports[2].click(caption, None, shown, show_progress_on=column.status, **PRIVATE, **MODEL)
+    # Without a limit of its own it would set that of everything under this id to Gradio's, 1.
+    slow: dict[str, Any] = {**PRIVATE, **MODEL, "concurrency_limit": app.settings.at_once}
+    tab.exports[2].click(caption, None, shown, show_progress_on=column.status, **slow)
 
 
 def busy(answering: bool) -> list[Any]:

@@ -7,7 +7,7 @@ import html
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
-from typing import Literal
+from typing import Any, Literal
 
 from avchat.chat import Conversation, Receipt
 from avchat.contour import Contour
@@ -107,6 +107,20 @@ class Clip:
         )
         parts.append(f"{self.size_bytes / 1e6:.1f} MB")
         return ", ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe it as plain data; what is absent is None."""
+        info = self.info
+        picture = f"{info.width}x{info.height} {info.video_codec}".strip()
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "length_s": None if info.is_still else round(self.duration_s, 3),
+            "length": None if info.is_still else clock(self.duration_s),
+            "picture": picture if info.has_video else None,
+            "sound": info.audio_codec if info.has_audio else None,
+            "bytes": self.size_bytes,
+        }
 
 
 def clock(seconds: float) -> str:

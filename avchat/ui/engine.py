@@ -67,8 +67,9 @@ class Engine:
         self.turn = Lock()  # held by whoever computes
         self.shared_head = None if self.head is None else SharedHead(self.head, self.turn)
         self.listening = Lock()  # held by whoever writes down a whole file
-        self.tables = Lock()  # held while the two below change
+        self.tables = Lock()  # held while the three below change
         self.encoded: OrderedDict[tuple, tuple[Media, Features]] = OrderedDict()
+        self.looked: OrderedDict[str, EmbeddedFile] = OrderedDict()  # whole, by the file's hash
         self.awake: OrderedDict[int, Talk] = OrderedDict()  # hold keys and values; by their id()
 
     def talk(self, clip: Clip, options: Options, told: Told) -> Talk:
@@ -188,11 +189,22 @@ class Engine:
             raise Refused("this app has no lookup head: it answers questions and finds nothing")
         with clip.looking:
             if clip.embedded is None:
-                clip.embedded = EmbeddedFile(self.shared_head, clip.path)
+                known = self.looked.get(clip.hash)
+                clip.embedded = known or EmbeddedFile(self.shared_head, clip.path)
             for done in clip.embedded.embed(stop):
                 told("looking through the clip", done, len(clip.embedded.windows))
                 yield clip.embedded
+            if clip.embedded.complete:
+                self._note(clip)
         yield clip.embedded
+
+    def _note(self, clip: Clip) -> None:
+        """Keep what was embedded of a whole file for whoever opens the same bytes."""
+        with self.tables:
+            self.looked[clip.hash] = clip.embedded
+            self.looked.move_to_end(clip.hash)
+            while len(self.looked) > self.keep:
+                self.looked.popitem(last=False)
 
     def texts(self, texts: list[str]) -> np.ndarray:
         """Give texts the lookup head's vectors, float32 [N, D]; Refused where there is none."""

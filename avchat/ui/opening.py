@@ -31,11 +31,12 @@ def open_clip(
     *,
     name: str = "",
     suggestion: str = "",
+    watched: bool = True,
 ) -> Clip:
     """Take a file in view: a link or copy of it lies in the person's folder from now on.
 
-    Args: name: as the person knows it; suggestion: a question that suits it. Raises MediaError,
-    Refused when it was stopped.
+    Args: name: as the person knows it; suggestion: a question that suits it; watched: a
+    browser is to play it, if need be from a copy. Raises MediaError, Refused when it was stopped.
     """
     info = probe(path, limits=limits_of(settings), isolate=True)
     number = secrets.token_urlsafe(ID_BYTES)
@@ -44,7 +45,8 @@ def open_clip(
     with ExitStack() as undo:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         own = take(path, folder / (Path(name).name or path.name))
-        shown = own if plays_in_browsers(own, info) else copied(own, info, told, stop)
+        plays = not watched or plays_in_browsers(own, info)
+        shown = own if plays else copied(own, info, told, stop)
         clip = Clip(
             number,
             own,

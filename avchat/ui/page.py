@@ -7,7 +7,15 @@ import gradio as gr
 from PIL import Image
 
 from avchat.media import load_media
-from avchat.ui import ask_events, ask_tab, clip_column, moments_tab
+from avchat.ui import (
+    api_tab,
+    ask_events,
+    ask_tab,
+    clip_column,
+    endpoints,
+    finding_endpoints,
+    moments_tab,
+)
 from avchat.ui.app import App, Example
 from avchat.ui.clips import Clip
 from avchat.ui.words import say
@@ -39,6 +47,8 @@ def thumbnail_of(path: Path) -> Path:
 def build(app: App) -> gr.Blocks:
     """Lay the page out and connect it."""
     with gr.Blocks(title="avchat", analytics_enabled=False, delete_cache=DELETE_CACHE_S) as page:
+        # first: events of the page would take their names
+        endpoints.connect(app, finding_endpoints.endpoints_of(app))
         gr.Markdown(say("intro"), elem_id="title")
         notice = app.engine.model.config.notice
         if notice:
@@ -52,6 +62,8 @@ def build(app: App) -> gr.Blocks:
                         asked = ask_tab.lay_out(app)
                     with gr.Tab(say("tab_moments"), id="moments"):
                         found = moments_tab.lay_out(app)
+                    with gr.Tab(say("tab_api"), id="api") as place:
+                        api = api_tab.lay_out(app, place)
 
         def after(clip: Clip | None, question: str) -> list[Any]:
             """Give what a new clip changes in the tabs."""
@@ -64,5 +76,6 @@ def build(app: App) -> gr.Blocks:
         clip_column.connect(app, column, after, [*asked.of_clip, *found.of_clip])
         ask_events.connect(app, asked, column)
         moments_tab.connect(app, found, column, asked, tabs)
+        api_tab.connect(app, api, asked)
         page.unload(leave)
     return page

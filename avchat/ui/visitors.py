@@ -115,20 +115,33 @@ class Visitors:
         base = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
         base.mkdir(parents=True, exist_ok=True)
         self.root = Path(tempfile.mkdtemp(prefix="avchat-", dir=base)).resolve()
-        self.all: dict[str, Visitor] = {}
+        self.all: dict[str | None, Visitor] = {}  # by Gradio's session
         self.lock = Lock()
 
     def of(self, request: gr.Request) -> Visitor:
         """Find who is asking, or welcome them."""
+        return self.welcome(request.session_hash)
+
+    def welcome(self, session: str | None) -> Visitor:
+        """Find who has a session, or make one who has it from now on."""
         self.sweep()
         with self.lock:
-            found = self.all.get(request.session_hash)
+            found = self.all.get(session)
             if found is None:
                 folder = self.root / secrets.token_urlsafe(TOKEN_BYTES)
                 folder.mkdir()
-                found = self.all[request.session_hash] = Visitor(folder)
+                found = self.all[session] = Visitor(folder)
             found.last_s = monotonic()
             return found
+
+    @contextmanager
+    def guest(self) -> Iterator[Visitor]:
+        """Welcome who asks once, without a session; forget them and their files afterwards."""
+        session = f"guest {secrets.token_urlsafe(TOKEN_BYTES)}"
+        try:
+            yield self.welcome(session)
+        finally:
+            self.leave(session)
 
     def leave(self, session: str | None) -> None:
         """Forget a person: stop what runs for them, delete their files."""

@@ -1,0 +1,107 @@
+"""What a program gives -> what it means, checked: files, texts, numbers, options.
+
+Gradio hands on whatever JSON arrives. Each function raises Refused, in one line, for what cannot
+be meant. Of this machine's files a program reaches those alone that were uploaded.
+"""
+
+import math
+from pathlib import Path
+from urllib.parse import unquote
+
+from gradio.utils import get_upload_folder
+
+from avchat.moments import SENSES
+from avchat.ui.clips import Options
+from avchat.ui.visitors import Refused
+
+SERVED = "/gradio_api/file="  # what stands before the path in an address of this app's own files
+UNKNOWN = (
+    "no such upload: send the file first (POST /gradio_api/upload, upload_file_to_gradio, or "
+    "handle_file of gradio_client), then give what that returns"
+)
+MOST = 50  # clips or moments that are listed at most
+OPTIONS = "start end frames temperature top_p seed max_tokens system transcript".split()
+MOST_FRAMES = 10_000  # more than any model takes: it says itself how many it can
+LONGEST = 1024  # tokens of an answer, as on the page
+ABROAD = "this app opens no addresses of the web: upload the file instead"
+
+
+def uploaded(given: object) -> Path:
+    """Find an uploaded file.
+
+    Args: given: Gradio's file data, what /gradio_api/upload has returned, or this app's own address
+    of that. Raises Refused for all else: other addresses, other files of this machine.
+    """
+    named = given.get("path") if isinstance(given, dict) else given
+    if not isinstance(named, str) or not named or "\0" in named:
+        raise Refused(UNKNOWN)
+    before, own, after = named.partition(SERVED)
+    if not own and before.startswith(("http://", "https://")):
+        raise Refused(ABROAD)
+    path = Path(unquote(after) if own else before).resolve()
+    uploads = Path(get_upload_folder()).resolve()
+    # An upload is uploads/<hash of its bytes>/<name>: whoever can name one has had it.
+    if path.parent.parent != uploads or not path.is_file():
+        raise Refused(UNKNOWN)
+    return path
+
+
+def wish(text: object, sense: object) -> str:
+    """Return a text to ask or to look for; Refused where there is none, or no such sense."""
+    if not isinstance(text, str) or not text.strip():
+        raise Refused("the text is empty: write what to ask or to look for")
+    if sense not in SENSES:
+        raise Refused(f"the sense is one of {', '.join(SENSES)}")
+    return text.strip()
+
+
+def number(value: object, name: str, least: float, most: float = math.inf) -> float | None:
+    """Return a number within limits, or None where none was given."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        limits = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise Refused(f"{name} is a number, {limits}")
+    return float(value)
+
+
+def whole(value: object, name: str, least: int, most: int) -> int | None:
+    """Return a whole number within limits, or None where none was given."""
+    found = number(value, name, least, most)
+    if found is not None and found != int(found):
+        raise Refused(f"{name} is a whole number")
+    return None if found is None else int(found)
+
+
+def how_many(top: object) -> int:
+    """Return how many results are wanted."""
+    return whole(top, "top", 1, MOST) or 1
+
+
+def part(start: object, end: object) -> tuple[float | None, float | None]:
+    """Return a range in seconds; whether it makes sense for a clip is looked at when it is used."""
+    return number(start, "start", 0), number(end, "end", 0)
+
+
+def options_of(given: object) -> Options:
+    """Return how a question is asked; what is not given, or None, is as usual.
+
+    Args: given: some of OPTIONS by name.
+    """
+    if not isinstance(given, dict) or not given.keys() <= set(OPTIONS):
+        raise Refused(f"options are given by name: {', '.join(OPTIONS)}")
+    start, end = part(given.get("start"), given.get("end"))
+    numbers = {
+        "frames": whole(given.get("frames"), "frames", 1, MOST_FRAMES),
+        "temperature": number(given.get("temperature"), "temperature", 0, 2),
+        "top_p": number(given.get("top_p"), "top_p", 0.01, 1),
+        "seed": whole(given.get("seed"), "seed", 0, 2**31 - 1),
+        "max_new_tokens": whole(given.get("max_tokens"), "max_tokens", 1, LONGEST),
+    }
+    return Options(
+        start,
+        end,
+        system=str(given.get("system") or ""),
+        transcript=bool(given.get("transcript")),
+        **{name: value for name, value in numbers.items() if value is not None},
+    )
