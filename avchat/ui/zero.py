@@ -1,14 +1,14 @@
 """ZeroGPU of Hugging Face Spaces: what computes runs in forks that hold a GPU for one call.
 
-There the models lie on a GPU that this process never has. A decorated function runs in a fork of
-it, which has: what goes in and comes out is pickled, so it is numbers and arrays and never a tensor
-of the GPU. Keys and values end with the call: each answer begins with the whole conversation anew,
-but what was encoded of a clip comes back, pooled, and is kept. Elsewhere nothing of this is used:
-see `reach`.
+There the models lie on a GPU that this process never has. `run` alone computes, in a fork that has
+one: what goes in and comes out is pickled, so it is numbers and arrays, never a tensor of the GPU.
+Keys and values end with the call, so that each answer begins with the whole conversation anew; what
+was encoded of a clip comes back, pooled, and is kept. Elsewhere nothing of this is used: `reach`.
 
 `spaces` must be imported before torch touches CUDA: app.py does, first of all.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -40,6 +40,8 @@ except ImportError:  # not on a Space
     GPU = None
 
 ON = GPU is not None and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+if ON:  # else tokenizers warns at each fork
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Seconds of a GPU that a call asks for: a visitor's quota must hold them, so they are few, and a
 # call that takes longer is ended. None of these was measured there: our choice, generous.
@@ -91,99 +93,85 @@ class Asked:
     sampling: tuple[float, float, int | None]  # temperature, top_p, seed
 
 
-def seconds(least: float) -> int:
-    """Round up to what a call may ask for."""
-    return int(min(max(START_S + least, 1), LONGEST_S)) + 1
-
-
-def encode_seconds(media: Sequence[Media], *_: Any, **__: Any) -> int:
+def clips_seconds(media: Sequence[Media]) -> float:
     """Estimate the time of encoding clips, or of embedding windows."""
     frames = sum(len(one.frames) for one in media)
-    sound = sum(len(one.waveform) for one in media) / SAMPLE_RATE
-    return seconds(FRAME_S * frames + SOUND_S * sound)
+    return FRAME_S * frames + SOUND_S * sum(len(one.waveform) for one in media) / SAMPLE_RATE
 
 
-def say_seconds(asked: Asked, *_: Any, **__: Any) -> int:
+def say_seconds(asked: Asked) -> float:
     """Estimate the time of an answer."""
-    return seconds(PROMPT_S * len(asked.prompt) + TOKEN_S * asked.room)
+    return PROMPT_S * len(asked.prompt) + TOKEN_S * asked.room
 
 
-def weigh_seconds(
-    views: dict[Sense, View], sense: Sense, before: Ids, question: Ids, answer: Ids, **__: Any
-) -> int:
-    """Estimate the time of weighing an answer."""
-    tokens = LOADED.model.context if LOADED.model else 0
-    return seconds(PROMPT_S * len(views) * tokens)
+def weigh_seconds(views: dict[Sense, View], *_: Any) -> float:
+    """Estimate the time of weighing an answer: at most the whole context for each view."""
+    return PROMPT_S * len(views) * (LOADED.model.context if LOADED.model else 0)
 
 
-def texts_seconds(texts: Sequence[str], *_: Any, **__: Any) -> int:
-    """Estimate the time of embedding texts."""
-    return seconds(TEXT_S * len(texts))
-
-
-def transcribe_seconds(waveform: np.ndarray, *_: Any, **__: Any) -> int:
-    """Estimate the time of writing down what is said."""
-    return seconds(TRANSCRIPT_S * len(waveform) / SAMPLE_RATE)
-
-
-def gpu(duration: Callable[..., int]) -> Callable[[Callable], Callable]:
-    """Mark what runs on a GPU, for as long as `duration` says of its arguments."""
-    return (lambda work: work) if GPU is None else GPU(duration=duration)
-
-
-@gpu(encode_seconds)
-def encode(media: Sequence[Media]) -> list[Packed]:
+def encode(media: Sequence[Media]) -> Iterator[Packed]:
     """Encode clips; what comes back is pooled: where the projectors pool, a fraction."""
-    torch.set_num_threads(1)  # here and below: a pool of threads does not survive a fork
     with torch.inference_mode():
-        return [packed(clip) for clip in LOADED.model.pool(LOADED.model.encode(media))]
+        yield from [packed(clip) for clip in LOADED.model.pool(LOADED.model.encode(media))]
 
 
-@gpu(say_seconds)
 def say(asked: Asked) -> Iterator[int | None]:
     """Answer token by token; None where the model itself ended the answer."""
-    torch.set_num_threads(1)
-    said = Said(
-        asked.view.thread(LOADED.model),
-        asked.sense,
-        list(asked.prompt),
-        asked.num_question,
-        asked.room,
-    )
+    thread = asked.view.thread(LOADED.model)
+    said = Said(thread, asked.sense, list(asked.prompt), asked.num_question, asked.room)
     yield from decode(said, picker(*asked.sampling), None)
     if said.ended:
         yield None
 
 
-@gpu(weigh_seconds)
-def weigh_answer(
-    views: dict[Sense, View], sense: Sense, before: Ids, question: Ids, answer: Ids
-) -> Evidence:
+def weigh_answer(views: dict[Sense, View], sense: Sense, *ids: Ids) -> Iterator[Evidence]:
     """Weigh an answer, as `evidence.weigh`."""
-    torch.set_num_threads(1)
     threads = {name: view.thread(LOADED.model) for name, view in views.items()}
-    return weigh(threads, sense, before, question, answer)
+    yield weigh(threads, sense, *ids)
 
 
-@gpu(encode_seconds)
-def embed_clips(media: Sequence[Media]) -> list[Vectors]:
+def embed_clips(media: Sequence[Media]) -> Iterator[list[Vectors]]:
     """Give decoded windows the lookup head's vectors."""
-    torch.set_num_threads(1)
-    return LOADED.head.clips(media)
+    yield LOADED.head.clips(media)
 
 
-@gpu(texts_seconds)
-def embed_texts(texts: Sequence[str]) -> np.ndarray:
+def embed_texts(texts: Sequence[str]) -> Iterator[np.ndarray]:
     """Give texts the lookup head's vectors, float32 [N, D]."""
-    torch.set_num_threads(1)
-    return LOADED.head.texts(texts)
+    yield LOADED.head.texts(texts)
 
 
-@gpu(transcribe_seconds)
-def transcribe(waveform: np.ndarray, start_s: float) -> list[Line]:
+def transcribe(waveform: np.ndarray, start_s: float) -> Iterator[list[Line]]:
     """Write down what is said."""
-    torch.set_num_threads(1)
-    return LOADED.transcriber.lines(waveform, start_s)
+    yield LOADED.transcriber.lines(waveform, start_s)
+
+
+# What a GPU does, each with the seconds that it takes once the weights are there.
+WORK: dict[str, tuple[Callable[..., Iterator], Callable[..., float]]] = {
+    "encode": (encode, clips_seconds),
+    "say": (say, say_seconds),
+    "weigh": (weigh_answer, weigh_seconds),
+    "clips": (embed_clips, clips_seconds),
+    "texts": (embed_texts, lambda texts: TEXT_S * len(texts)),
+    "transcribe": (transcribe, lambda wave, _: TRANSCRIPT_S * len(wave) / SAMPLE_RATE),
+}
+
+
+def seconds(kind: str, *args: Any) -> int:
+    """Say for how many seconds a piece of work asks for a GPU."""
+    return math.ceil(min(START_S + WORK[kind][1](*args), LONGEST_S))
+
+
+def run(kind: str, *args: Any) -> Iterator[Any]:
+    """Do a piece of work on a GPU; yield what comes of it.
+
+    One function for all: a fork that is kept for its next call has the weights there already.
+    """
+    torch.set_num_threads(1)  # a pool of threads does not survive a fork
+    yield from WORK[kind][0](*args)
+
+
+if GPU is not None:
+    run = GPU(duration=seconds)(run)
 
 
 def packed(clip: PooledFeatures) -> Packed:
@@ -252,7 +240,7 @@ class ZeroConversation(Conversation):
     ) -> Generator[int, None, None]:
         view, prompt = self._view(said.thread), tuple(said.prompt)
         asked = Asked(view, said.sense, prompt, said.num_question, said.room, self._sampling)
-        with in_words(), closing(say(asked)) as tokens:
+        with in_words(), closing(run("say", asked)) as tokens:
             for token in tokens:
                 if stop is not None and stop.is_set():
                     return
@@ -265,7 +253,8 @@ class ZeroConversation(Conversation):
     def _weigh(self, threads: dict[Sense, Thread], sense: Sense, *ids: Ids) -> Evidence:
         with in_words():
             views = {name: self._view(thread) for name, thread in threads.items()}
-            return weigh_answer(views, sense, *ids)
+            [found] = run("weigh", views, sense, *ids)
+        return found
 
     def _view(self, thread: Thread) -> View:
         lines = None if thread.lines is None else tuple(thread.lines)
@@ -278,7 +267,8 @@ class ZeroTranscriber(Transcriber):
     def lines(self, waveform: np.ndarray, start_s: float = 0.0) -> list[Line]:
         """Write down what is said in a part, as `Transcriber.lines`."""
         with in_words():
-            return transcribe(waveform, start_s)
+            [lines] = run("transcribe", waveform, start_s)
+        return lines
 
 
 @contextmanager
@@ -293,19 +283,21 @@ def in_words() -> Iterator[None]:
 def encoded(media: Sequence[Media]) -> list[PooledFeatures]:
     """Encode clips on the GPU; return what is kept of them, on the CPU."""
     with in_words():
-        return [unpacked(clip) for clip in encode(media)]
+        return [unpacked(clip) for clip in run("encode", media)]
 
 
 def looked_at(media: Sequence[Media]) -> list[Vectors]:
     """Embed windows on the GPU."""
     with in_words():
-        return embed_clips(media)
+        [vectors] = run("clips", media)
+    return vectors
 
 
 def read(texts: Sequence[str]) -> np.ndarray:
     """Embed texts on the GPU."""
     with in_words():
-        return embed_texts(texts)
+        [vectors] = run("texts", texts)
+    return vectors
 
 
 @dataclass(frozen=True)
