@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import metadata_load
 from packaging.requirements import Requirement
 from packaging.version import Version
-from test_browser import wait_for
+from pages import wait_for
 
 from avchat.input_error import InputError
 from avchat.space import Space, write_space
