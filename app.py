@@ -4,6 +4,11 @@ Variables set it (avchat/app_settings.py lists them all): AVCHAT_MODEL names ano
 bundled one. Gradio's own (GRADIO_SERVER_PORT, GRADIO_SERVER_NAME) are honoured.
 """
 
+from contextlib import suppress
+
+with suppress(ImportError):  # on a Space: before torch, or ZeroGPU has no GPU to lend
+    import spaces  # noqa: F401
+
 from avchat.app_settings import settings_of
 from avchat.ui import launch, make_app
 

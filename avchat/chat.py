@@ -232,7 +232,7 @@ class Conversation:
 
     def fork(self) -> "Conversation":
         """Begin another conversation that has said the same so far; what is encoded is shared."""
-        twin = Conversation(
+        twin = type(self)(
             self.model,
             self.media,
             transcript=self.transcriber,
@@ -287,9 +287,13 @@ class Conversation:
         threads = {sense: self._thread(sense, self.num_said) for sense in senses}
         for sense in senses:  # after a failure the next question builds them anew
             self._threads.pop(sense, None)
-        found = weigh(threads, asked.sense, before, asked.question, asked.answer[:-1])
+        found = self._weigh(threads, asked.sense, before, asked.question, asked.answer[:-1])
         self._threads |= threads
         return found
+
+    def _weigh(self, threads: dict[Sense, Thread], sense: Sense, *ids: Sequence[int]) -> Evidence:
+        """Weigh an answer, as `weigh`; in a way of its own as `_say`."""
+        return weigh(threads, sense, *ids)
 
     def _stream(
         self, said: "Said", pick: Callable[[Tensor], int], stop: Event | None
@@ -300,7 +304,7 @@ class Conversation:
         self._threads.pop(said.sense, None)
         failed = True
         try:
-            for _ in decode(said, pick, stop):
+            for _ in self._say(said, pick, stop):
                 first_token_s = first_token_s or perf_counter() - began
                 text = said.text()
                 if text.endswith("\ufffd"):  # half of a character of several bytes
@@ -320,6 +324,12 @@ class Conversation:
                 timing = Timing(*self._spent, first_token_s or took, sum(self._spent) + took)
                 self.receipt = self.receipt_of(said, timing)
                 self._commit(said)
+
+    def _say(
+        self, said: "Said", pick: Callable[[Tensor], int], stop: Event | None
+    ) -> Iterator[int]:
+        """Say token after token; what answers on another device does it in a way of its own."""
+        return decode(said, pick, stop)
 
     def _commit(self, said: "Said") -> None:
         """Put a turn in the conversation. One that was stopped before its first word never was."""

@@ -55,15 +55,17 @@ class LongConversation:
         isolate: bool = False,
         progress: Callable[[int, int], None] | None = None,
         transcript: Transcriber | None = None,
+        begin: Callable[..., Conversation] = Conversation,
     ) -> None:
         """Embed a file window by window; those that cannot be decoded are left out with a warning.
 
         Args: window_s: None: what the head knows best; progress: is told how many windows of how
         many are done; transcript: writes down what is said in the windows that are chosen, see
-        `Conversation`. Raises MediaError where nothing can be decoded.
+        `Conversation`; begin: begins a conversation about parts, with its arguments. Raises
+        MediaError where nothing can be decoded.
         """
         self.model, self.head, self.path = model, head, Path(path)
-        self.transcriber = transcript
+        self.transcriber, self.begin = transcript, begin
         self.most, self.isolate = most, isolate
         self.excerpts: tuple[Excerpt, ...] = ()
         began = perf_counter()
@@ -106,7 +108,7 @@ class LongConversation:
             began = perf_counter()
             parts = self._look(chosen)
             took = self._spent_s + perf_counter() - began
-            fresh = Conversation(self.model, parts, media_s=took, transcript=self.transcriber)
+            fresh = self.begin(self.model, parts, media_s=took, transcript=self.transcriber)
             self._spent_s = 0.0
             self._talk = fresh if self._talk is None else fresh.after(self._talk)
             self._shown = chosen

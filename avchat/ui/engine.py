@@ -7,7 +7,7 @@ whoever opens the same file; keys and values of the conversations used last stay
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from threading import Event, Lock
 from typing import TypeVar
@@ -24,21 +24,24 @@ from avchat.excerpts import LongConversation, is_long
 from avchat.heads import BUNDLED, Head, Vectors, load_head
 from avchat.media import Media, load_media
 from avchat.model import AVChat
+from avchat.projectors import PooledFeatures
 from avchat.transcripts import Transcriber, TranscriptError
 from avchat.ui.clips import Clip, Options
 from avchat.ui.progress import Told
 from avchat.ui.visitors import Refused
+from avchat.ui.zero import Reach, reach
 
 Talk = Conversation | LongConversation
+Kept = Features | PooledFeatures
 T = TypeVar("T")
 
 
 class SharedHead:
     """A lookup head that waits for its turn: a `Head` for whoever decodes meanwhile."""
 
-    def __init__(self, head: Head, turn: Lock) -> None:
+    def __init__(self, head: Head, reach: Reach, turn: AbstractContextManager) -> None:
         """Take over what is known of the head."""
-        self.head, self.turn = head, turn
+        self.reach, self.turn = reach, turn
         self.name, self.fingerprint, self.width = head.name, head.fingerprint, head.width
         self.frames, self.size, self.hears = head.frames, head.size, head.hears
         self.window_s, self.shortest_s = head.window_s, head.shortest_s
@@ -47,12 +50,12 @@ class SharedHead:
     def clips(self, media: Sequence[Media]) -> list[Vectors]:
         """Give decoded clips their vectors."""
         with self.turn:
-            return self.head.clips(media)
+            return self.reach.clips(media)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Give texts their vectors, float32 [N, D]."""
         with self.turn:
-            return self.head.texts(texts)
+            return self.reach.texts(texts)
 
 
 class Engine:
@@ -62,15 +65,24 @@ class Engine:
         """Load the models; ModelError or TranscriptError where one cannot be had."""
         self.model = AVChat.from_pretrained(settings.model)
         self.head = head_of(settings)
-        self.transcriber = transcriber_of(settings, self.model)
+        self.reach = reach(self.model, self.head, transcriber_of(settings, self.model))
+        self.transcriber = self.reach.transcriber
         self.keep = settings.keep
-        self.turn = Lock()  # held by whoever computes
-        self.shared_head = None if self.head is None else SharedHead(self.head, self.turn)
+        self.turn = self.reach.turn  # held by whoever computes
+        self.shared_head, self.held_head = self.heads()
         self.listening = Lock()  # held by whoever writes down a whole file
         self.tables = Lock()  # held while the three below change
-        self.encoded: OrderedDict[tuple, tuple[Media, Features]] = OrderedDict()
+        self.encoded: OrderedDict[tuple, tuple[Media, Kept]] = OrderedDict()
         self.looked: OrderedDict[str, EmbeddedFile] = OrderedDict()  # whole, by the file's hash
         self.awake: OrderedDict[int, Talk] = OrderedDict()  # hold keys and values; by their id()
+
+    def heads(self) -> tuple[SharedHead | None, SharedHead | None]:
+        """Make the lookup head that waits for its turn, and the one for whoever holds the turn."""
+        if self.head is None:
+            return None, None
+        turns = self.turn, nullcontext()
+        shared, held = (SharedHead(self.head, self.reach, turn) for turn in turns)
+        return shared, held
 
     def talk(self, clip: Clip, options: Options, told: Told) -> Talk:
         """Return the talk about a clip under a view of it; decode and encode what it lacks.
@@ -98,12 +110,13 @@ class Engine:
                 isolate=True,
                 transcript=listener,
                 progress=lambda done, total: told("looking through the clip", done, total),
+                begin=self.reach.begin,
             )
-            talk.head = self.head  # its questions are asked while the turn is held
+            talk.head = self.held_head  # its questions are asked while the turn is held
         else:
             media, features = self._encode(clip, options, told)
             with self.turn:
-                talk = Conversation(
+                talk = self.reach.begin(
                     self.model,
                     media,
                     transcript=listener,
@@ -112,7 +125,7 @@ class Engine:
                 )
         return talk
 
-    def _encode(self, clip: Clip, options: Options, told: Told) -> tuple[Media, Features]:
+    def _encode(self, clip: Clip, options: Options, told: Told) -> tuple[Media, Kept]:
         """Decode and encode a clip, or a part of it, once for everyone."""
         key = clip.hash, options.start, options.end, options.frames
         with self.tables:
@@ -129,7 +142,7 @@ class Engine:
         )
         told("encoding", 1, 2)
         with self.turn:
-            [features] = self.model.encode([media])
+            [features] = self.reach.encode([media])
         # The frames have done their work; at full size they would fill the memory.
         found = replace(media, frames=media.frames[:, :0, :0].copy()), features
         with self.tables:
