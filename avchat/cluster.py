@@ -25,8 +25,9 @@ import ray
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from avchat.gathering import IndexingError, media_files
 from avchat.heads import Head
-from avchat.indexing import Cutting, Failure, IndexingError, Report, is_as_indexed, media_files
+from avchat.indexing import Cutting, Failure, Report, is_as_indexed
 from avchat.jobs import Harvest, Job, Order, Worker
 from avchat.library import Entry, File, Library
 from avchat.transcripts import Transcriber

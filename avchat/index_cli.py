@@ -62,7 +62,7 @@ def index(verb: Index) -> None:
     # beside them need (EXPERIMENTS.md): let them sleep. Heard only before PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with one_line(), contextlib.redirect_stdout(sys.stderr):
-        from avchat.indexing import IndexingError, media_files
+        from avchat.gathering import IndexingError, media_files
         from avchat.library import Library
 
         try:
@@ -107,7 +107,8 @@ def index(verb: Index) -> None:
 
 def cutting_of(verb: Index, head: "Head") -> "Cutting":
     """Choose how files are cut: as is asked for, else as the head knows it."""
-    from avchat.indexing import Cutting, IndexingError
+    from avchat.gathering import IndexingError
+    from avchat.indexing import Cutting
 
     length_s = head.window_s if verb.window is None else verb.window
     overlap_s = length_s / 2 if verb.overlap is None else verb.overlap

@@ -13,9 +13,10 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event
 from time import perf_counter
-from typing import Protocol
+from typing import Literal, Protocol
 
 from avchat.container import check_ordinary
+from avchat.gathering import IndexingError, media_files
 from avchat.heads import Head, sha256_of
 from avchat.library import Entry, File, Library
 from avchat.media import Media, MediaError, MediaInfo, probe
@@ -24,18 +25,9 @@ from avchat.thumbnails import thumbnail
 from avchat.transcripts import Transcriber, in_window
 from avchat.windows import Window, cut_windows
 
-# What is taken of a folder; a file that is named is tried whatever its name ends in.
-ENDINGS = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv .mxf .vob .gif"
-    " .wav .mp3 .m4a .aac .flac .ogg .opus .wma .aiff .aif .amr .ac3".split()
-)
 TOGETHER = 8  # windows that are decoded by one process and encoded at once
 HASH_DIGITS = 32  # 128 bits: no two of all the films in the world are taken for one
 POLL_S = 0.2  # how often a waiting thread looks whether all is over
-
-
-class IndexingError(Exception):
-    """Say in one line why nothing could be indexed."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +36,16 @@ class Failure:
 
     path: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is becoming of one file. An end state comes once for each file that is not stopped."""
+
+    path: str
+    state: Literal["working", "added", "unchanged", "moved", "failed"]
+    share: float = 0.0  # of its windows that are encoded
+    reason: str = ""  # why it failed
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class _Batch:
     info: MediaInfo
     windows: Sequence[Window]
     media: Sequence[Media | MediaError]
-    last: bool
+    share: float  # of the file's windows that are in this batch or in those before; 1: the last
 
 
 @dataclass
@@ -132,13 +134,16 @@ def index(
     transcriber: Transcriber | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    stop: Event | None = None,
 ) -> Report:
     """Add files, and all media files in folders, to a library; say what became of each.
 
     With a transcriber, what is said in them is added, too. `progress` is told how many of how many
-    files are done. A file that fails is in the report and stops nothing. Raises IndexingError where
-    a path does not exist, LibraryError where the library cannot be written; what was indexed before
-    stays.
+    files are done; `on_step` of each file, by whichever thread is at it. `stop` ends it, with what
+    is finished until then in the library. A file that fails is in the report and stops nothing.
+    Raises IndexingError where a path does not exist, LibraryError where the library cannot be
+    written; what was indexed before stays.
     """
     return index_files(
         media_files(paths),
@@ -148,6 +153,8 @@ def index(
         transcriber=transcriber,
         workers=workers,
         progress=progress,
+        on_step=on_step,
+        stop=stop,
     )
 
 
@@ -160,10 +167,13 @@ def index_files(
     transcriber: Transcriber | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    stop: Event | None = None,
 ) -> Report:
     """Do what `index` does with files that are listed already; one that is not there has failed."""
     begin = perf_counter()
-    run = _Run(library, head, cutting, transcriber, files, workers or os.cpu_count() or 1)
+    workers = workers or os.cpu_count() or 1
+    run = _Run(library, head, cutting, transcriber, files, workers, on_step, stop)
     tally = run.carry_out(progress or (lambda done, total: None))
     if tally.added or tally.moved:
         library.tend()
@@ -175,26 +185,6 @@ def index_files(
         tally.windows,
         perf_counter() - begin,
     )
-
-
-def media_files(paths: Sequence[str | Path]) -> list[Path]:
-    """List files and the media files in folders, absolute, in order, each once."""
-    found: dict[Path, None] = {}
-    for path in (Path(os.path.abspath(path)) for path in paths):
-        if not path.exists():
-            raise IndexingError(f"{path}: no such file or folder")
-        for file in in_folder(path) if path.is_dir() else [path]:
-            found[file] = None
-    return list(found)
-
-
-def in_folder(folder: Path) -> Iterator[Path]:
-    """Yield the media files in a folder and below; hidden ones are left alone."""
-    for at, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in ENDINGS:
-                yield Path(at) / name
 
 
 def is_as_indexed(stat: os.stat_result, file: File | None) -> bool:
@@ -221,16 +211,20 @@ class _Run:
         transcriber: Transcriber | None,
         paths: list[Path],
         workers: int,
+        on_step: Callable[[Step], None] | None,
+        stop: Event | None,
     ) -> None:
+        self.tell = on_step or (lambda step: None)
+        self.asked = stop or Event()  # set by the caller, to end early
         self.library, self.head, self.cutting, self.paths = library, head, cutting, paths
         self.transcriber = transcriber
         self.known = library.files()
         self.at_path = {file.path: file for file in self.known.values()}
         self.workers = workers
         self.todo = iter(paths)  # next() of a list's iterator is atomic: threads share it
-        self.ready: Queue[_Batch | Failure | str] = Queue(2 * workers)
+        self.ready: Queue[_Batch | Step] = Queue(2 * workers)
         self.done: Queue[tuple[File, list[Entry]] | None] = Queue(4)
-        self.stop = Event()
+        self.stop = Event()  # set when this run is over, for whatever reason
         self.tally = _Tally()
 
     def carry_out(self, progress: Callable[[int, int], None]) -> _Tally:
@@ -258,14 +252,15 @@ class _Run:
                     if not self.put(self.ready, item):
                         return
             except (MediaError, OSError) as error:
-                self.put(self.ready, Failure(str(path), " ".join(str(error).split())))
+                reason = " ".join(str(error).split())
+                self.put(self.ready, Step(str(path), "failed", reason=reason))
 
-    def look_at(self, path: Path) -> Iterator[_Batch | str]:
-        """Yield what a file needs: `unchanged`, `moved`, or its windows in batches."""
+    def look_at(self, path: Path) -> Iterator[_Batch | Step]:
+        """Yield what a file needs: nothing, if it is unchanged or moved, or its windows."""
         check_ordinary(path)  # to hash a pipe is to wait for ever
         stat = path.stat()
         if is_as_indexed(stat, self.at_path.get(str(path))):
-            yield "unchanged"
+            yield Step(str(path), "unchanged")
             return
         hash = sha256_of([path])[:HASH_DIGITS]
         old = self.known.get(hash)
@@ -274,7 +269,7 @@ class _Run:
             copy = elsewhere and is_still_there(old)
             if not copy:
                 self.library.moved(hash, str(path), stat.st_mtime)
-            yield "moved" if elsewhere and not copy else "unchanged"
+            yield Step(str(path), "moved" if elsewhere and not copy else "unchanged")
             return
         info = probe(path, isolate=True)
         file = File(hash, str(path), stat.st_size, stat.st_mtime, info.duration_s, info.has_audio)
@@ -298,7 +293,8 @@ class _Run:
                 keyframes=self.cutting.quick,
                 isolate=True,
             )
-            yield _Batch(file, info, some, media, first + TOGETHER >= len(windows))
+            share = min(1.0, (first + TOGETHER) / len(windows))
+            yield _Batch(file, info, some, media, share)
 
     def encode(
         self, decoders: list[Future], writer: Future, progress: Callable[[int, int], None]
@@ -306,24 +302,32 @@ class _Run:
         """Turn windows into entries, and pass on each file that is complete."""
         begun: dict[str, list[Entry | str]] = {}  # by path: a file's entries and faults so far
         while not all(decoder.done() for decoder in decoders) or not self.ready.empty():
-            if writer.done():
-                return  # the disk is full: its error is raised by the caller
+            if writer.done() or self.asked.is_set():
+                return  # where the disk is full, its error is raised by the caller
             try:
                 item = self.ready.get(timeout=POLL_S)
             except Empty:
                 continue
             if isinstance(item, _Batch):
                 begun.setdefault(item.file.path, []).extend(entries_of(item, self.head))
-                if item.last:
+                if item.share == 1:
                     self.finish(item.file, begun.pop(item.file.path), writer)
-            elif isinstance(item, Failure):
-                begun.pop(item.path, None)
-                self.tally.failed.append(item)
-            elif item == "moved":
-                self.tally.moved += 1
+                else:
+                    self.tell(Step(item.file.path, "working", item.share))
             else:
-                self.tally.unchanged += 1
+                begun.pop(item.path, None)
+                self.end(item)
             progress(self.tally.files(), len(self.paths))
+
+    def end(self, step: Step) -> None:
+        """Count a file of which nothing is written."""
+        if step.state == "failed":
+            self.tally.failed.append(Failure(step.path, step.reason))
+        elif step.state == "moved":
+            self.tally.moved += 1
+        else:
+            self.tally.unchanged += 1
+        self.tell(step)
 
     def finish(self, file: File, parts: list[Entry | str], writer: Future) -> None:
         """Pass a file to the writer; one of which nothing could be used has failed."""
@@ -333,17 +337,17 @@ class _Run:
             self.put(self.done, (file, entries), until=writer)
         else:
             reasons = [part for part in parts if isinstance(part, str)]
-            self.tally.failed.append(Failure(file.path, reasons[0]))
+            self.end(Step(file.path, "failed", reason=reasons[0]))
 
     def write(self) -> None:
         """Write files as they are finished, until None comes (a thread)."""
         while (item := self.done.get()) is not None:
             file, entries = item
-            if self.library.add(file, entries):
-                self.tally.added += 1
-                self.tally.windows += len(entries)
-            else:
-                self.tally.copies += 1
+            new = self.library.add(file, entries)
+            self.tally.added += new
+            self.tally.copies += not new
+            self.tally.windows += new * len(entries)
+            self.tell(Step(file.path, "added" if new else "unchanged", 1.0))
 
     def put(self, queue: Queue, item: object, until: Future | None = None) -> bool:
         """Put into a bounded queue; False where nobody will take it any more.

@@ -16,7 +16,16 @@ import numpy as np
 import pyarrow as pa
 
 from avchat.library import Library, LibraryError
-from avchat.library_table import SENSES, Sense, built_over, inside, num_cells, num_probes, told
+from avchat.library_table import (
+    SENSES,
+    Sense,
+    built_over,
+    inside,
+    num_cells,
+    num_probes,
+    quoted,
+    told,
+)
 
 __all__ = ["Filters", "Found", "Query", "find"]
 
@@ -288,3 +297,16 @@ def shares(query: Query, row: dict) -> tuple[float, float]:
         return 0.0, alone[query.sense]
     difference = alone["picture"] - alone["sound"]
     return (alone["both"] + difference) / 2, (alone["both"] - difference) / 2
+
+
+def vectors_at(library: Library, hash: str, start_s: float) -> dict[Sense, np.ndarray | None]:
+    """Return the vectors of one window, float32 [D] of each sense that it has.
+
+    Raises LibraryError where the library has no such window.
+    """
+    where = f"hash = {quoted(hash)} AND start_s = {float(start_s)!r}"
+    with told(library.uri):
+        rows = rows_of(library.table.search().select(list(SENSES)).where(where).to_arrow())
+    if not rows:
+        raise LibraryError(f"{library.uri}: there is no such window")
+    return {sense: rows[0][sense] for sense in SENSES}

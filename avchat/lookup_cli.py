@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -207,9 +206,9 @@ def check_numbers(verb: Find) -> None:
 
 def sense_of(verb: Find) -> "Sense":
     """Choose what is compared: a sound alone with sounds, a picture alone with pictures."""
-    given = [name for name in WEIGHTS if vars(verb)[name]]
-    alone = {("sound",): "sound", ("image",): "picture"}
-    return verb.sense or alone.get(tuple(given), "both")
+    from avchat.library_query import natural_sense
+
+    return verb.sense or natural_sense([name for name in WEIGHTS if vars(verb)[name]])
 
 
 def weights(verb: Find) -> dict[str, float]:
@@ -239,42 +238,37 @@ def filters(verb: Find) -> "Filters":
         min_length_s=verb.min_length,
         max_length_s=verb.max_length,
         has_sound=True if verb.has_sound else None,
-        after_s=day(verb.after, "--after"),
-        before_s=day(verb.before, "--before"),
+        after_s=when(verb.after, "--after"),
+        before_s=when(verb.before, "--before"),
     )
 
 
-def day(date: str | None, flag: str) -> float | None:
+def when(date: str | None, flag: str) -> float | None:
     """Turn a date of the local time into seconds since 1970."""
+    from avchat.library_query import day
+
     try:
-        return None if date is None else datetime.fromisoformat(date).timestamp()
+        return None if date is None else day(date)
     except ValueError as error:
-        raise InputError(f"{flag} {date}: write the date as YYYY-MM-DD") from error
+        raise InputError(f"{flag} {error}") from error
 
 
 def query(verb: Find, head: "Head") -> "Query":
     """Turn what was given into vectors with weights."""
-    from avchat.library_find import Query
-    from avchat.media import load_media
+    from avchat.library_query import example_vector, make_query
 
     sense = sense_of(verb)
     if sense == "sound" and not head.hears:
         raise InputError(f"--sense sound: the library's head, {head.name}, hears nothing")
-    weight, wanted = weights(verb), []
-    if verb.text is not None:
-        wanted.append((head.texts([verb.text])[0], weight["text"]))
+    weight, examples = weights(verb), []
     senses = {"sound": "sound", "clip": sense, "image": "picture"}
     for name, own in senses.items():
         file = vars(verb)[name]
         if file is None:
             continue
-        media = load_media(file, frames=head.frames, size=head.size, sound=head.hears, isolate=True)
-        vector = vars(head.clips([media])[0])[own]
-        if vector is None:
-            raise InputError(f"{file.name}: the library's head, {head.name}, gets nothing of it")
-        wanted.append((vector, weight[name]))
-    unwanted = [(vector, 1.0) for vector in head.texts(verb.unwanted)] if verb.unwanted else []
-    return Query(tuple(wanted), tuple(unwanted), verb.text or "", sense)
+        examples.append((example_vector(head, file, own), weight[name]))
+    words = verb.text or ""
+    return make_query(head, words, verb.unwanted, examples, sense, text_weight=weight["text"])
 
 
 def library(verb: LibraryVerb) -> None:
@@ -339,12 +333,13 @@ ACTIONS = {
 @contextlib.contextmanager
 def one_line() -> Iterator[None]:
     """Turn the faults of the input, in whatever module they are found, into an InputError."""
+    from avchat.library_query import QueryError
     from avchat.library_table import LibraryError
     from avchat.media import MediaError
 
     try:
         yield
-    except (LibraryError, MediaError) as error:
+    except (LibraryError, MediaError, QueryError) as error:
         raise InputError(str(error)) from error
 
 

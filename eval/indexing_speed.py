@@ -24,8 +24,9 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
+from avchat.gathering import in_folder
 from avchat.heads import Head, load_head, sha256_of
-from avchat.indexing import HASH_DIGITS, Cutting, in_folder, index
+from avchat.indexing import HASH_DIGITS, Cutting, index
 from avchat.library import Entry, File, Library
 from avchat.media import MediaError, load_media, probe
 from avchat.thumbnails import thumbnail

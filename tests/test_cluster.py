@@ -20,8 +20,9 @@ from ray.cluster_utils import Cluster
 from small import SMALL_HEAD, build_model, small_head
 
 from avchat import cli, cluster
+from avchat.gathering import IndexingError
 from avchat.heads import Head, load_head
-from avchat.indexing import Cutting, IndexingError, Report
+from avchat.indexing import Cutting, Report
 from avchat.indexing import index as index_here
 from avchat.library import Library
 from avchat.world.casting import draw_scene

@@ -15,8 +15,9 @@ from joined import write_joined
 from PIL import Image
 from siglip import write_siglip
 
+from avchat.gathering import IndexingError
 from avchat.heads import SiglipHead
-from avchat.indexing import Cutting, IndexingError, index
+from avchat.indexing import Cutting, Step, index
 from avchat.library import Library, LibraryError
 from avchat.library_find import Query, find
 from avchat.media import load_media, probe
@@ -212,6 +213,35 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(
     assert threading.active_count() == threads
     report = index([films], library, head, CUT)
     assert (report.added, report.unchanged) == (2, 1)
+
+
+def test_every_file_is_told_of_as_it_goes(films: Path, head: SiglipHead, tmp_path: Path) -> None:
+    long = tmp_path / "long.mp4"
+    write_clip(long, np.arange(300) / 25)
+    told: list[Step] = []
+    index([films, long], open_new(tmp_path / "lib", head), head, CUT, on_step=told.append)
+    ends = {Path(step.path).name: step.state for step in told if step.state != "working"}
+    good = {"one.mp4": "added", "two.mp4": "added", "five.mkv": "added", "long.mp4": "added"}
+    assert ends == good | {"broken.mp4": "failed", "text.mp4": "failed"}
+    assert all(step.reason for step in told if step.state == "failed")
+    shares = [step.share for step in told if Path(step.path) == long]
+    assert shares == sorted(shares) and 0 < shares[0] < 1 and shares[-1] == 1
+
+
+def test_stop_keeps_what_is_done(films: Path, head: SiglipHead, tmp_path: Path) -> None:
+    library, stop = open_new(tmp_path / "lib", head), threading.Event()
+    files = [films / "one.mp4", *(tmp_path / f"{number}.mp4" for number in range(12))]
+    for number, file in enumerate(files[1:]):
+        write_clip(file, (np.arange(25) + number) / 60)
+
+    def tell(step: Step) -> None:
+        if step.state == "added":
+            stop.set()
+
+    first = index(files, library, head, CUT, workers=1, on_step=tell, stop=stop)
+    assert 1 <= first.added < 13 and len(library.files()) == first.added
+    second = index(files, library, head, CUT)
+    assert (second.added, second.unchanged) == (13 - first.added, first.added)
 
 
 def test_a_library_that_cannot_be_written_stops_the_run(
