@@ -14,8 +14,11 @@ import numpy as np
 from avchat.heads import Head
 from avchat.library_find import Query
 from avchat.library_table import Sense
-from avchat.media import load_media
+from avchat.media import Media, MediaError, probe
+from avchat.parts import load_parts
+from avchat.windows import Window, measure_length, spread
 
+PARTS = 8  # windows of a long example that are looked at
 ALONE: dict[tuple[str, ...], Sense] = {("sound",): "sound", ("image",): "picture"}
 
 
@@ -39,16 +42,41 @@ def example_vector(
     start: float | None = None,
     end: float | None = None,
 ) -> np.ndarray:
-    """Return the unit vector float32 [D] of one sense of a file, or of its part in seconds.
+    """Return the mean direction of one sense of a file, or of its part in seconds, float32 [D].
 
-    MediaError where it cannot be decoded, QueryError where it lacks the sense.
+    Of a long one a few windows are looked at, evenly spread. MediaError where nothing decodes,
+    QueryError where it lacks the sense.
     """
-    look = {"frames": head.frames, "size": head.size, "sound": head.hears}
-    media = load_media(path, start=start, end=end, isolate=True, **look)
-    vector = vars(head.clips([media])[0])[sense]
-    if vector is None:
-        raise QueryError(f"{path.name}: the library's head, {head.name}, gets nothing of it")
-    return vector
+    windows = windows_of(path, head.window_s, start, end)
+    places = np.linspace(0, len(windows) - 1, min(len(windows), PARTS)).round().astype(int)
+    taken = load_parts(
+        path,
+        [windows[place] for place in places],
+        frames=0 if sense == "sound" else head.frames,
+        size=head.size,
+        sound=head.hears and sense != "picture",
+        isolate=True,
+    )
+    media = [one for one in taken if isinstance(one, Media)]
+    if not media:
+        raise next(one for one in taken if isinstance(one, MediaError))
+    vectors = [vars(one)[sense] for one in head.clips(media)]
+    known = [vector for vector in vectors if vector is not None]
+    if not known:
+        lacks = {"sound": "no sound", "picture": "no picture", "both": "nothing"}[sense]
+        raise QueryError(f"{path.name}: there is {lacks} in it to look for")
+    mean = np.mean(known, axis=0, dtype=np.float64)
+    return (mean / np.linalg.norm(mean)).astype(np.float32)
+
+
+def windows_of(path: Path, length_s: float, start: float | None, end: float | None) -> list[Window]:
+    """Lay windows side by side over a file or a part of it; a still picture has one, of no end."""
+    info = probe(path, isolate=True)
+    if info.is_still:
+        return [Window(0.0, 0.0)]
+    whole_s = info.duration_s if info.is_exact else measure_length(path, isolate=True)
+    end_s = whole_s if end is None else min(end, whole_s)
+    return spread(min(start or 0.0, end_s), end_s, length_s, 0.0)
 
 
 def make_query(
