@@ -14,6 +14,7 @@ from avchat.ui import (
     clip_column,
     endpoints,
     finding_endpoints,
+    library_tab,
     moments_tab,
 )
 from avchat.ui.app import App, Example
@@ -62,6 +63,8 @@ def build(app: App) -> gr.Blocks:
                         asked = ask_tab.lay_out(app)
                     with gr.Tab(say("tab_moments"), id="moments"):
                         found = moments_tab.lay_out(app)
+                    with gr.Tab(say("tab_library"), id="library") as shelf:
+                        library = library_tab.lay_out(app)
                     with gr.Tab(say("tab_api"), id="api") as place:
                         api = api_tab.lay_out(app, place)
 
@@ -73,9 +76,11 @@ def build(app: App) -> gr.Blocks:
             """Forget whoever closes the page."""
             app.visitors.leave(request.session_hash)
 
-        clip_column.connect(app, column, after, [*asked.of_clip, *found.of_clip])
+        more = [*asked.of_clip, *found.of_clip]
+        clip_column.connect(app, column, after, more)
         ask_events.connect(app, asked, column)
         moments_tab.connect(app, found, column, asked, tabs)
+        library_tab.connect(app, library, column, asked, tabs, shelf, after, more)
         api_tab.connect(app, api, asked)
         page.unload(leave)
     return page

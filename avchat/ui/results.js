@@ -54,7 +54,7 @@ function goButton(item, number) {
     "span", { class: "av-lines" },
     node("span", { class: "av-span" }, title),
     node("span", { class: "av-score" }, fill(words.score, { score: item.score.toFixed(2) })),
-    node("span", { class: "av-why" }, whyOf(item)),
+    node("span", { class: "av-why" }, item.missing ? words.missing : whyOf(item)),
     bars,
   );
   const button = node("button", { type: "button", class: "av-go", "data-focus": `go-${item.id}` });
@@ -64,6 +64,7 @@ function goButton(item, number) {
     button.append(node("img", { src, alt: fill(words.picture_at, { time }) }));
   }
   button.append(lines);
+  button.disabled = item.missing;
   button.addEventListener("click", () => go(item, number));
   return button;
 }
@@ -92,6 +93,7 @@ function tick(item) {
 function actions(item) {
   const group = node("span", { class: "av-acts", role: "group", "aria-label": spanOf(item) });
   for (const action of props.actions) {
+    if (item.missing && !action.startsWith("like_")) continue;
     if (action === "like_sound" && item.sound === null) continue;
     if (action === "like_picture" && item.picture === null) continue;
     const name = `${action}-${item.id}`;
@@ -104,7 +106,8 @@ function actions(item) {
 
 function rowOf(item, number) {
   const kind = `av-result${item.faint ? " av-faint" : ""}${number === at ? " av-now" : ""}`;
-  return node("li", { class: kind }, tick(item), goButton(item, number), actions(item));
+  const choice = props.ticks ? [tick(item)] : [];
+  return node("li", { class: kind }, ...choice, goButton(item, number), actions(item));
 }
 
 const message = node("p", { class: "av-message", role: "status" });

@@ -29,7 +29,7 @@ class Result:
     """A part of a clip, in seconds; picture, sound: what each sense scored, NaN or None: nothing.
 
     clip: the name of its file, where several are listed; faint: it is no good match, shown all the
-    same; text: of what is said there.
+    same; text: of what is said there; missing: its file is gone, and nothing can be done with it.
     """
 
     id: str
@@ -42,14 +42,18 @@ class Result:
     clip: str = ""
     faint: bool = False
     text: str = ""
+    missing: bool = False
 
 
-def results(elem_id: str, actions: Sequence[str] = (), *, plays: bool = True) -> gr.HTML:
+def results(
+    elem_id: str, actions: Sequence[str] = (), *, plays: bool = True, ticks: bool = True
+) -> gr.HTML:
     """Make a list, empty; `listed` makes its values, None empties it.
 
     Args: actions: buttons of each result, named as in results_words.json; each calls `.act(fn)`
     with a `gr.EventData` that has `id` and `action`. plays: a click plays the span in the player at
-    once; else it is the action "open". Ticks call `.tick(fn)` with `ids`.
+    once; else it is the action "open". ticks: they can be chosen, which calls `.tick(fn)` with
+    `ids`.
     """
     return gr.HTML(
         None,
@@ -61,6 +65,7 @@ def results(elem_id: str, actions: Sequence[str] = (), *, plays: bool = True) ->
         words=RESULT_WORDS,
         actions=list(actions),
         plays=plays,
+        ticks=ticks,
     )
 
 
@@ -93,4 +98,5 @@ def row(one: Result) -> dict[str, Any]:
         "clip": one.clip,
         "faint": one.faint,
         "text": one.text,
+        "missing": one.missing,
     }

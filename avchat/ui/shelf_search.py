@@ -5,7 +5,7 @@ and none leaves.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,11 +109,10 @@ def library_like(
         vector = vectors_at(library, hash, start)[sense]
         if vector is None:
             raise Refused(f"there is no {sense} in this part")
-        wish = LibraryWish(sense=sense, top=top + 1)
+        wish = LibraryWish(sense=sense, top=top)
         least = CLEAR_EXAMPLE.get(app.engine.shared_head.name)
-        found = hits(library, Query(((vector, 1.0),), sense=sense), Filters(), wish, least)
-    others = [one for one in found.found if (one.hash, one.start) != (hash, start)]
-    return replace(found, found=others[:top])
+        query = Query(((vector, 1.0),), sense=sense)
+        return hits(library, query, Filters(), wish, least, but=(hash, start))
 
 
 def check(wish: LibraryWish) -> None:
@@ -188,18 +187,27 @@ def least_of(head: Head, wish: LibraryWish, sense: Sense) -> float | None:
 
 
 def hits(
-    library: Library, query: Query, limits: Filters, wish: LibraryWish, least: float | None
+    library: Library,
+    query: Query,
+    limits: Filters,
+    wish: LibraryWish,
+    least: float | None,
+    but: tuple[str, float] | None = None,
 ) -> Hits:
-    """Look a query up; where nothing is a good match, tell the closest."""
+    """Look a query up; where nothing is a good match, tell the closest.
+
+    Args: but: hash and start of the window that the query is made of.
+    """
     fold = wish.fold if wish.fold < 1 else math.inf
     files = library.files()
-
-    def look(top: int, least: float | None) -> list[Hit]:
-        found = find(library, query, limits, top=top, threshold=least, fold=fold)
-        return [hit(library, one, files) for one in found]
-
     if not files:
         raise Refused("the library is empty: add files to it")
+
+    def look(top: int, least: float | None) -> list[Hit]:
+        found = find(library, query, limits, top=top + 1, threshold=least, fold=fold)
+        others = [one for one in found if (one.hash, one.start) != but]
+        return [hit(library, one, files) for one in others[:top]]
+
     good = look(wish.top, least)
     return Hits(good, [] if good or least is None else look(NEAR_MISSES, None), query.sense, least)
 
