@@ -1,6 +1,5 @@
 """Tab 3: the library: looked through by words, a sound, a picture or the clip on the left."""
 
-import html
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from avchat.ui.clip_column import (
 )
 from avchat.ui.clips import Clip
 from avchat.ui.library_files import FilesPart, connect_files, lay_out_files, overview
-from avchat.ui.moments_tab import BY_SENSE, WITH_TIME
+from avchat.ui.moments_tab import WITH_TIME
 from avchat.ui.progress import BAR, teller
 from avchat.ui.results import Result, listed, results
 from avchat.ui.shelf import library_ready
@@ -47,6 +46,11 @@ from avchat.ui.words import say
 SEARCH: dict[str, Any] = {**PRIVATE, "concurrency_id": "library", "concurrency_limit": 4}
 ACTIONS = ("like_sound", "like_picture", "ask", "moments", "download")
 OPENS = ("open", "ask", "moments")
+COMPARED = {
+    "both": "Compared by sound and picture.",
+    "sound": "Compared by the sound alone.",
+    "picture": "Compared by the picture alone.",
+}
 SEARCHES = itertools.count(1)
 PARTS = ("", "clip", "range", "frame")
 After = Callable[[Clip | None, str], list[Any]]
@@ -229,8 +233,11 @@ def connect(
             found = look()
         except FAULTS as error:
             return [alert(str(error)), None, gr.File(None, visible=False)]
-        said = html.escape(f"Compared by {BY_SENSE[found.sense]}.")
-        return [said, list_value(found, f"library-{next(SEARCHES)}"), gr.File(None, visible=False)]
+        return [
+            COMPARED[found.sense],
+            list_value(found, f"library-{next(SEARCHES)}"),
+            gr.File(None, visible=False),
+        ]
 
     def look(
         request: gr.Request,
