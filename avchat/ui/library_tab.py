@@ -289,29 +289,37 @@ def connect_opening(
     more: list[Any],
 ) -> None:
     """Take the file of a result in view and play what was found; ask about it, search it."""
-    outputs = [*column.outputs, *more, tabs]
+    outputs = [*column.outputs, *more]
+
+    def switch(event: gr.EventData) -> Any:
+        return gr.Tabs(selected=event.action) if event.action in OPENS[1:] else gr.skip()
 
     def open_one(
         request: gr.Request, event: gr.EventData, progress: gr.Progress = BAR
     ) -> Iterator[dict[Any, Any]]:
         if event.action not in OPENS:
-            yield {tabs: gr.skip()}
+            yield {column.status: gr.skip()}
             return
         visitor = app.visitors.of(request)
         with in_words():
             hash, start, end = place_of(event)
             path = library_file(app, hash)
-        switched = gr.Tabs(selected=event.action) if event.action != "open" else gr.skip()
-        wanted: tuple[float, float] | None = (start, end)
+        begun = False
         for clip, values in steps(app, visitor, hash, path, progress):
-            step = dict(zip(outputs, [*values, *after(clip, ""), switched], strict=True))
-            if clip is not None:
+            step = dict(zip(column.outputs, values, strict=True))
+            if clip is None or not begun:
+                step |= dict(zip(more, after(clip, ""), strict=True))
+            if clip is not None and begun:  # the person may have done something meanwhile
+                for part in (column.span, column.ask_span, column.export_span, column.exported):
+                    del step[part]
+            elif clip is not None:
                 step |= ask_values(column, asked, clip, start, end, event.action)
-                if wanted and not clip.info.is_still:
-                    step[column.player] = playing(clip, *wanted)
-                    wanted = None  # it is played once
+                if not clip.info.is_still:
+                    step[column.player] = playing(clip, start, end)
+                begun = True
             yield step
 
+    tab.results.act(switch, None, [tabs], queue=False, **PRIVATE)
     tab.results.act(open_one, None, outputs, show_progress_on=column.status, **PRIVATE, **MEDIA)
 
 
