@@ -51,7 +51,7 @@ class AskTab:
         return [*named, self.transcript]
 
 
-DEFAULTS = (None, 0.0, 1.0, 0, Options.max_new_tokens, "", False)
+DEFAULTS = (0, 0.0, 1.0, 0, Options.max_new_tokens, "", False)
 
 
 def lay_out(app: App) -> AskTab:
@@ -87,7 +87,7 @@ def lay_out(app: App) -> AskTab:
         sense = gr.Radio(
             senses, value="both", label=say("may_use"), container=False, scale=4, elem_id="sense"
         )
-        side = gr.Button(say("compare"), scale=1, min_width=120, elem_id="compare")
+        side = gr.Button(say("compare"), size="md", scale=1, min_width=120, elem_id="compare")
     panel = gr.HTML("", visible=False, elem_id="panel")
     transcript = gr.HTML("", visible=False, elem_id="transcript")
     with gr.Accordion(say("settings"), open=False, elem_id="settings"):
@@ -107,7 +107,7 @@ def lay_out(app: App) -> AskTab:
 def lay_out_settings(app: App) -> tuple[list[Any], gr.Button]:
     """Make the drawer of settings, in the order of `DEFAULTS`."""
     settings = [
-        gr.Number(None, label=say("frames"), precision=0, minimum=1, elem_id="frames"),
+        gr.Number(0, label=say("frames"), precision=0, minimum=0, elem_id="frames"),
         gr.Slider(0, 2, 0, step=0.05, label=say("temperature"), elem_id="temperature"),
         gr.Slider(0.05, 1, 1, step=0.05, label=say("top_p"), elem_id="top-p"),
         gr.Number(0, label=say("seed"), precision=0, minimum=0, elem_id="seed"),

@@ -63,7 +63,7 @@ def lay_out(app: App) -> ClipColumn:
             upload = gr.File(
                 label=say("your_clip"),
                 file_types=FILE_TYPES,
-                height=104,
+                height=84,
                 buttons=[],
                 elem_id="upload",
             )

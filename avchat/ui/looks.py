@@ -69,8 +69,13 @@ THEME = gr.themes.Soft(
     block_padding="*spacing_lg",
     layout_gap="*spacing_lg",
 )
-# Gradio shows our words in the browser's language and leaves <html lang> at "en".
+# Gradio shows our words in the browser's language and leaves <html lang> at "en"; behind a dark page
+# it leaves a light one.
 HEAD = f"""<script>
 document.documentElement.lang =
   {json.dumps(list(WORDS))}.find((known) => navigator.language.toLowerCase().startsWith(known)) || "en";
-</script>"""
+</script>
+<style>
+:root body.dark {{ background: var(--body-background-fill); --color-accent: #2dd4bf; }}
+@media (max-width: 640px) {{ html {{ scroll-padding-top: 30vh; }} }} /* under the player */
+</style>"""

@@ -56,7 +56,7 @@ def build(app: App) -> gr.Blocks:
         notice = app.engine.model.config.notice
         if notice:
             gr.Markdown(f"Note: {notice}.", elem_id="notice")
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, elem_id="body"):
             with gr.Column(scale=5, min_width=320, elem_id="clip-column"):
                 column = clip_column.lay_out(app)
             with gr.Column(scale=6, min_width=320, elem_id="tabs-column"):
