@@ -51,7 +51,7 @@ class AskTab:
         return [*named, self.transcript]
 
 
-DEFAULTS = (None, 0.0, 1.0, 0, Options.max_new_tokens, "", False)
+DEFAULTS = (0, 0.0, 1.0, 0, Options.max_new_tokens, "", False)
 
 
 def lay_out(app: App) -> AskTab:
@@ -59,24 +59,35 @@ def lay_out(app: App) -> AskTab:
     talk = gr.Chatbot(
         label=say("conversation"),
         show_label=False,
-        height=430,
+        height="46vh",
+        min_height=260,
         placeholder=EMPTY,
         buttons=["copy"],
         editable="user",
         elem_id="talk",
     )
-    starters = gr.Radio([], label=say("starters"), visible=False, elem_id="starters")
-    with gr.Group():
-        senses = [(say("both"), "both"), (say("sound"), "sound"), (say("picture"), "picture")]
-        part = gr.HTML("", visible=False, elem_id="part")
+    starters = gr.Radio(
+        [], label=say("starters"), visible=False, container=False, elem_id="starters"
+    )
+    part = gr.HTML("", visible=False, elem_id="part")
+    with gr.Row(elem_id="composer"):
         question = gr.Textbox(
-            label=say("question"), placeholder=say("question_hint"), elem_id="question"
+            label=say("question"),
+            placeholder=say("question_hint"),
+            show_label=False,
+            container=False,
+            scale=6,
+            min_width=250,
+            elem_id="question",
         )
-        sense = gr.Radio(senses, value="both", label=say("may_use"), elem_id="sense")
-    with gr.Row():
-        go = gr.Button(say("ask"), variant="primary", scale=2, min_width=90, elem_id="ask")
-        stop = gr.Button(say("stop"), interactive=False, min_width=90, elem_id="stop")
-        side = gr.Button(say("compare"), min_width=90, elem_id="compare")
+        go = gr.Button(say("ask"), variant="primary", scale=2, min_width=80, elem_id="ask")
+        stop = gr.Button(say("stop"), interactive=False, scale=1, min_width=80, elem_id="stop")
+    with gr.Row(elem_id="senses"):
+        senses = [(say("both"), "both"), (say("sound"), "sound"), (say("picture"), "picture")]
+        sense = gr.Radio(
+            senses, value="both", label=say("may_use"), container=False, scale=4, elem_id="sense"
+        )
+        side = gr.Button(say("compare"), size="md", scale=1, min_width=120, elem_id="compare")
     panel = gr.HTML("", visible=False, elem_id="panel")
     transcript = gr.HTML("", visible=False, elem_id="transcript")
     with gr.Accordion(say("settings"), open=False, elem_id="settings"):
@@ -96,7 +107,7 @@ def lay_out(app: App) -> AskTab:
 def lay_out_settings(app: App) -> tuple[list[Any], gr.Button]:
     """Make the drawer of settings, in the order of `DEFAULTS`."""
     settings = [
-        gr.Number(None, label=say("frames"), precision=0, minimum=1, elem_id="frames"),
+        gr.Number(0, label=say("frames"), precision=0, minimum=0, elem_id="frames"),
         gr.Slider(0, 2, 0, step=0.05, label=say("temperature"), elem_id="temperature"),
         gr.Slider(0.05, 1, 1, step=0.05, label=say("top_p"), elem_id="top-p"),
         gr.Number(0, label=say("seed"), precision=0, minimum=0, elem_id="seed"),

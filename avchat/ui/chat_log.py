@@ -86,7 +86,7 @@ def evidence_panel(exchange: Exchange, evidence: Evidence) -> str:
     most = max(1e-6, *names.values())
     rows = "".join(bar(name, value, most) for name, value in names.items())
     return (
-        f'<section class="evidence" aria-label="Evidence"><h3>{html.escape(exchange.answer)}</h3>'
+        f'<section class="evidence" aria-label="Evidence"><h2>{html.escape(exchange.answer)}</h2>'
         f"<p><strong>{VERDICTS[evidence.verdict]}.</strong> {html.escape(evidence.says())}.</p>"
         f"<table><caption>Log-likelihood that the answer loses, in nats</caption>{rows}</table>"
         f"{needy_words(evidence)}</section>"
@@ -125,12 +125,12 @@ def needy_words(evidence: Evidence) -> str:
 def comparison_panel(question: str, found: Sequence[Compared], notice: str) -> str:
     """Lay answers under different senses side by side."""
     cells = "".join(
-        f"<div><h4>{SENSE_WORDS[one.sense].capitalize()}</h4><p>{html.escape(one.answer)}</p>"
+        f"<div><h3>{SENSE_WORDS[one.sense].capitalize()}</h3><p>{html.escape(one.answer)}</p>"
         f'<p class="receipt">{html.escape(in_words(one.receipt, notice))}</p></div>'
         for one in found
     )
     return (
-        f'<section class="comparison" aria-label="Comparison"><h3>{html.escape(question)}</h3>'
+        f'<section class="comparison" aria-label="Comparison"><h2>{html.escape(question)}</h2>'
         f'<div class="columns">{cells}</div></section>'
     )
 

@@ -63,29 +63,30 @@ def lay_out(app: App) -> ClipColumn:
             upload = gr.File(
                 label=say("your_clip"),
                 file_types=FILE_TYPES,
-                height=120,
+                height=84,
                 buttons=[],
                 elem_id="upload",
             )
-        with gr.Tab(say("examples")):
-            with gr.Row(elem_id="examples"):
-                picks = [
-                    gr.Button(example.label, icon=str(example.thumbnail), size="sm")
-                    for example in app.examples
-                ]
         with gr.Tab(say("webcam")):
             webcam = gr.Video(
                 label=say("webcam"), sources=["webcam"], include_audio=True, elem_id="webcam"
             )
+    gr.Markdown(say("examples"), elem_id="examples-title")
+    with gr.Row(elem_id="examples"):
+        picks = [
+            gr.Button(example.label, icon=str(example.thumbnail), size="sm")
+            for example in app.examples
+        ]
     recent = gr.Radio([], label=say("recent"), visible=False, elem_id="recent")
     status = gr.HTML("", visible=False, elem_id="clip-status")
-    screen, line = player.player(), timeline.timeline()
-    with gr.Row(elem_id="span-buttons"):
-        ask_span = gr.Button(say("ask_span"), size="sm", interactive=False, elem_id="ask-span")
-        export_span = gr.Button(
-            say("export_span"), size="sm", interactive=False, elem_id="export-span"
-        )
-        stop = gr.Button(say("stop"), size="sm", visible=False, elem_classes="avchat-stop")
+    stop = gr.Button(say("stop"), size="sm", visible=False, elem_classes="avchat-stop")
+    with gr.Column(elem_id="viewer"):
+        screen, line = player.player(), timeline.timeline()
+        with gr.Row(elem_id="span-buttons"):
+            ask_span = gr.Button(say("ask_span"), size="sm", interactive=False, elem_id="ask-span")
+            export_span = gr.Button(
+                say("export_span"), size="sm", interactive=False, elem_id="export-span"
+            )
     exported = gr.File(label=say("exported"), visible=False, interactive=False, elem_id="exported")
     given = (upload, picks, webcam, recent, status, screen, line, gr.State(None))
     return ClipColumn(*given, ask_span, export_span, stop, exported)

@@ -102,7 +102,7 @@ def lay_out(app: App) -> MomentsTab:
         weight = gr.Slider(
             0, 1, 0.5, step=0.05, label=say("sound_weight"), visible=False, elem_id="find-weight"
         )
-        least = gr.Number(None, label=say("least"), minimum=-1, maximum=1, step=0.05)
+        least = gr.Number(0, label=say("least"), minimum=-1, maximum=1, step=0.05)
         gap = gr.Number(0, label=say("gap"), minimum=0)
         top = gr.Slider(1, MOST, 5, step=1, label=say("top"))
     with gr.Row():
@@ -157,7 +157,7 @@ def wish_of(at: float, span: tuple[float, float] | None, *given: Any) -> Wish:
         end,
         sense,
         float(weight) if weigh and sense == "both" else None,
-        None if least is None else float(least),
+        float(least) if least else None,
         float(gap or 0),
         int(top),
     )

@@ -47,17 +47,20 @@ def thumbnail_of(path: Path) -> Path:
 
 def build(app: App) -> gr.Blocks:
     """Lay the page out and connect it."""
-    with gr.Blocks(title="avchat", analytics_enabled=False, delete_cache=DELETE_CACHE_S) as page:
+    # fill_width: the style sheet alone says how wide the page is
+    with gr.Blocks(
+        title="avchat", analytics_enabled=False, fill_width=True, delete_cache=DELETE_CACHE_S
+    ) as page:
         # first: events of the page would take their names
         endpoints.connect(app, finding_endpoints.endpoints_of(app))
         gr.Markdown(say("intro"), elem_id="title")
         notice = app.engine.model.config.notice
         if notice:
             gr.Markdown(f"Note: {notice}.", elem_id="notice")
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, elem_id="body"):
             with gr.Column(scale=5, min_width=320, elem_id="clip-column"):
                 column = clip_column.lay_out(app)
-            with gr.Column(scale=6, min_width=320):
+            with gr.Column(scale=6, min_width=320, elem_id="tabs-column"):
                 with gr.Tabs(elem_id="tabs") as tabs:
                     with gr.Tab(say("tab_ask"), id="ask"):
                         asked = ask_tab.lay_out(app)
