@@ -149,7 +149,7 @@ def test_seek_by_click_and_by_keyboard(
     page = open_page(address)
     open_clip(page, clip)
     page.wait_for_function("document.querySelector('#player video').readyState >= 1")
-    slider = page.get_by_role("slider", name="Timeline")
+    slider = page.locator("#timeline [role=slider]")
     box = slider.bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + box["height"] / 2)
     at_time(page, 3.0)
@@ -169,7 +169,7 @@ def test_a_range_is_asked_about_and_exported(
     page = open_page(address)
     open_clip(page, clip)
     assert page.is_disabled("#ask-span")
-    box = page.get_by_role("slider", name="Timeline").bounding_box()
+    box = page.locator("#timeline [role=slider]").bounding_box()
     y = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + box["width"] * 0.25, y)
     page.mouse.down()
@@ -200,7 +200,7 @@ def test_the_talk_and_captions_are_saved(
             page.locator("#exported a").first.click()
         read[name] = made.value.path().read_text()
     assert "**What do you hear?**" in read["talk.md"]
-    assert json.loads(read["talk.json"])["talk"][0]["heard"]["seconds"] == 4.0
+    assert json.loads(read["talk.json"])["talk"][0]["heard"]["seconds"] == pytest.approx(4, abs=0.1)
     page.click("#save_vtt")
     page.get_by_role("region", name="Transcript").get_by_role("link").first.click()
     at_time(page, 0.0)
@@ -217,6 +217,8 @@ def test_relevance_is_drawn_and_settings_are_reset(
     page.get_by_role("button", name="Settings").click()
     page.locator("#max-tokens input[type=number]").fill("2")
     page.keyboard.press("Tab")
+    page.wait_for_function("document.querySelector('#max-tokens input[type=range]').value == '2'")
+    page.wait_for_timeout(300)  # Gradio's own state follows
     assert "The answer was cut after 2 tokens" in ask(page, "describe what you see and hear.")
     page.click("#reset")
     page.wait_for_function(
@@ -303,7 +305,6 @@ def test_an_example_is_one_click_and_reloading_begins_anew(
     address: str, open_page: Callable[..., "Page"]
 ) -> None:
     page = open_page(address)
-    page.get_by_role("tab", name="Examples").click()
     page.locator("#examples button").nth(1).click()
     page.wait_for_selector("#player video")
     page.wait_for_function(f"document.querySelector('{QUESTION}').value != ''")

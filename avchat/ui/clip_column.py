@@ -104,8 +104,12 @@ def connect(
     shared: dict[str, Any] = {**PRIVATE, **MEDIA, "show_progress_on": column.status}
 
     def opened(visitor: Visitor, path: str, question: str, progress: gr.Progress) -> Iterator:
-        for clip, values in open_steps(app, visitor, Path(path), question, progress):
-            yield [*values, *after(clip, question)]
+        """Open a clip; the tabs change once, since somebody may be typing by the next step."""
+        for step, (clip, values) in enumerate(
+            open_steps(app, visitor, Path(path), question, progress)
+        ):
+            others = after(clip, question) if step == 1 else [gr.skip()] * len(more)
+            yield [*values, *others, None]  # the upload is taken back: the next one is welcome
 
     def upload(request: gr.Request, path: str, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
         yield from opened(app.visitors.of(request), path, "", progress)
@@ -113,8 +117,7 @@ def connect(
     def example_of(one: Example) -> Callable[..., Iterator[list[Any]]]:
         def example(request: gr.Request, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
             visitor = app.visitors.of(request)
-            for values in opened(visitor, str(one.path), one.question, progress):
-                yield [*values, None]  # the upload is taken back
+            yield from opened(visitor, str(one.path), one.question, progress)
 
         return example
 
@@ -125,17 +128,12 @@ def connect(
         visitor.show(visitor.clips[number])
         return [*shown_clip(visitor), *after(visitor.clip, "")]
 
-    def forget(request: gr.Request) -> list[Any]:
-        visitor = app.visitors.of(request)
-        visitor.clip = None
-        return [*shown_clip(visitor), *after(None, "")]
-
-    column.upload.upload(upload, [column.upload], outputs, **shared)
-    column.upload.clear(forget, None, outputs, **PRIVATE)
-    column.webcam.stop_recording(upload, [column.webcam], outputs, **shared)
+    given = [*outputs, column.upload]
+    column.upload.upload(upload, [column.upload], given, **shared)
+    column.webcam.stop_recording(upload, [column.webcam], given, **shared)
     column.recent.input(again, [column.recent], outputs, **PRIVATE)
     for pick, one in zip(column.picks, app.examples, strict=True):
-        pick.click(example_of(one), None, [*outputs, column.upload], **shared)
+        pick.click(example_of(one), None, given, **shared)
     connect_span(app, column)
 
 
@@ -199,10 +197,10 @@ def open_steps(
             clip = open_clip(visitor, path, app.settings, told, stop, suggestion=question)
             yield clip, shown_clip(visitor, busy=True)
             survey(clip, told, stop)
-            yield clip, shown_clip(visitor, busy=True)
+            yield clip, later_values(visitor, clip, busy=True)
             if not stop.is_set():
                 app.engine.talk(clip, Options(), told)
-        yield clip, shown_clip(visitor)
+        yield clip, later_values(visitor, clip)
     except FAULTS as error:
         if not visitor.openings:  # else another clip has taken its place
             visitor.clip = None
@@ -214,6 +212,17 @@ def opening_values() -> list[Any]:
     status = gr.HTML('<span role="status">Opening ...</span>', visible=True)
     still = [gr.skip()] * 5
     return [status, *still, gr.Button(visible=True), gr.skip(), gr.skip()]
+
+
+def later_values(visitor: Visitor, clip: Clip, *, busy: bool = False) -> list[Any]:
+    """Give the values of `ClipColumn.outputs` when more is known of a clip that is shown already.
+
+    Nothing, where the person has gone on to another one.
+    """
+    if visitor.clip is not clip:
+        return [gr.skip()] * 9
+    drawn = gr.HTML(card(clip)), gr.skip(), line_value(clip)
+    return [*drawn, *[gr.skip()] * 3, gr.Button(visible=busy), gr.skip(), gr.skip()]
 
 
 def shown_clip(visitor: Visitor, error: str = "", *, busy: bool = False) -> list[Any]:

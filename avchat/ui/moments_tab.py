@@ -136,11 +136,10 @@ def scores_plot() -> gr.HTML:
     return gr.HTML(
         None,
         html_template='<div class="av-scores" hidden></div>',
-        js_on_load=script("words.js", "scores.js"),
+        js_on_load=script("words.js", "scores.js", words=RESULT_WORDS),
         apply_default_css=False,
         elem_id="scores",
         elem_classes="av-skin",
-        words=RESULT_WORDS,
     )
 
 

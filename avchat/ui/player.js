@@ -2,7 +2,7 @@
 // a clip's name is never read as HTML and new subtitles do not load the clip again.
 // Others steer it by window.avchatPlayer, or by the events avchat:seek and avchat:play; it says
 // avchat:time {t, duration, playing} whenever one of these changes.
-const words = wordsFor(props.words);
+const words = wordsFor(given.words);
 const box = element.querySelector(".av-player");
 let media = null; // the <video> or <audio>; null for a picture and for nothing
 let current = null; // the value that is shown

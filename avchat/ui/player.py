@@ -28,11 +28,10 @@ def player() -> gr.HTML:
     return gr.HTML(
         None,
         html_template='<div class="av-player"></div>',
-        js_on_load=script("words.js", "player.js"),
+        js_on_load=script("words.js", "player.js", words=WORDS),
         apply_default_css=False,
         elem_id="player",
         elem_classes="av-skin",
-        words=WORDS,
     )
 
 
@@ -73,6 +72,11 @@ def file_url(path: Path) -> str:
     return f"gradio_api/file={quote(str(path))}"
 
 
-def script(*names: str) -> str:
-    """Join script files of this folder into one body for `js_on_load`."""
-    return "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
+def script(*names: str, **given: Any) -> str:
+    """Join script files of this folder into one body for `js_on_load`.
+
+    Args: given: what they read as `given.NAME`. As properties of the component these would be lost
+    where its value changes before its tab was ever shown.
+    """
+    head = f"const given = {json.dumps(given)};"
+    return "\n".join([head, *((FOLDER / name).read_text(encoding="utf-8") for name in names)])

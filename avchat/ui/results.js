@@ -1,6 +1,6 @@
 // A list of results: a button for each that plays it, a tick, what else can be done with it. Python
 // is told of ticks ("tick") and wishes ("act"); playing needs no round trip.
-const words = wordsFor(props.words);
+const words = wordsFor(given.words);
 const box = element.querySelector(".av-results");
 const LITTLE = 0.2; // a cosine of less says nothing of either sense: our choice
 const ticked = new Set();
@@ -72,7 +72,7 @@ function goButton(item, number) {
 function go(item, number) {
   at = number;
   box.querySelectorAll(".av-result").forEach((row, k) => row.classList.toggle("av-now", k === at));
-  if (!props.plays) return trigger("act", { id: item.id, action: "open" });
+  if (!given.plays) return trigger("act", { id: item.id, action: "open" });
   const { start, end } = item;
   document.dispatchEvent(new CustomEvent("avchat:play", { detail: { start, end } }));
 }
@@ -92,7 +92,7 @@ function tick(item) {
 
 function actions(item) {
   const group = node("span", { class: "av-acts", role: "group", "aria-label": spanOf(item) });
-  for (const action of props.actions) {
+  for (const action of given.actions) {
     if (item.missing && !action.startsWith("like_")) continue;
     if (action === "like_sound" && item.sound === null) continue;
     if (action === "like_picture" && item.picture === null) continue;
@@ -106,7 +106,7 @@ function actions(item) {
 
 function rowOf(item, number) {
   const kind = `av-result${item.faint ? " av-faint" : ""}${number === at ? " av-now" : ""}`;
-  const choice = props.ticks ? [tick(item)] : [];
+  const choice = given.ticks ? [tick(item)] : [];
   return node("li", { class: kind }, ...choice, goButton(item, number), actions(item));
 }
 

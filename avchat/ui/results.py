@@ -58,14 +58,17 @@ def results(
     return gr.HTML(
         None,
         html_template='<div class="av-results"></div>',
-        js_on_load=script("words.js", "results.js"),
+        js_on_load=script(
+            "words.js",
+            "results.js",
+            words=RESULT_WORDS,
+            actions=list(actions),
+            plays=plays,
+            ticks=ticks,
+        ),
         apply_default_css=False,
         elem_id=elem_id,
         elem_classes="av-skin",
-        words=RESULT_WORDS,
-        actions=list(actions),
-        plays=plays,
-        ticks=ticks,
     )
 
 

@@ -1,6 +1,6 @@
 // Scores over time as a drawing, with the least score that counts as a line, and as a table for who
 // does not see it. A click seeks; keys do that on the timeline.
-const words = wordsFor(props.words);
+const words = wordsFor(given.words);
 const box = element.querySelector(".av-scores");
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 130;

@@ -1,6 +1,6 @@
 // The timeline: a slider over the clip, the lanes behind it, pins above it, a range on it. Clicks and
 // keys move the player at once, in the browser; Python is told of the range alone ("select").
-const words = wordsFor(props.words);
+const words = wordsFor(given.words);
 const box = element.querySelector(".av-timeline");
 let value = null;
 let rows = [];

@@ -57,11 +57,10 @@ def timeline() -> gr.HTML:
     return gr.HTML(
         None,
         html_template='<div class="av-timeline"></div>',
-        js_on_load=script("words.js", "lanes.js", "keys.js", "timeline.js"),
+        js_on_load=script("words.js", "lanes.js", "keys.js", "timeline.js", words=WORDS),
         apply_default_css=False,
         elem_id="timeline",
         elem_classes="av-skin",
-        words=WORDS,
     )
 
 
