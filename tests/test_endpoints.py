@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -16,10 +17,13 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from test_browser import open_page, serve, upload
 
+from avchat.app_settings import Settings
 from avchat.indexing import index
 from avchat.library import Library
 from avchat.ui import calls
 from avchat.ui.clips import Options
+from avchat.ui.given import file_of
+from avchat.ui.visitors import Refused
 from avchat.world.casting import draw_scene
 from avchat.world.clip_file import write_clip
 from avchat.world.questions import every_question
@@ -280,6 +284,16 @@ def test_tools_take_uploads_alone(address: str, silent_clip: Path) -> None:
     assert data_of(replies[-1])["has_sound"] is False
 
 
+def test_addresses_of_the_web_are_a_setting(tmp_path: Path) -> None:
+    inside = "http://127.0.0.1:80/clip.mp4"
+    with pytest.raises(Refused, match="opens no addresses of the web"):
+        file_of(inside, Settings(), tmp_path, Event())
+    with pytest.raises(Refused, match="address") as refused:
+        file_of(inside, Settings(url=True), tmp_path, Event())
+    assert "opens no addresses" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_gradio_fetches_nothing_for_us(address: str) -> None:
     """A file that a raw request names in Gradio's own form is an upload, or is refused."""
     for path in ("/etc/passwd", str(Path(__file__)), f"{address}/gradio_api/info"):
@@ -314,12 +328,12 @@ def test_the_page_shows_calls_that_work(
     assert "rests on" in done
     assert answer in run(["bash", "-euc", code["curl"]], path.parent)
     chat = next(line for line in code["shell"].splitlines() if line.startswith("avchat chat"))
-    assert answer in run(["bash", "-euc", f'avchat() {{ {PROGRAM} "$@"; }}; {chat}'], path.parent)
+    assert answer in run(["bash", "-euc", f'avchat() {{ {AVCHAT} "$@"; }}; {chat}'], path.parent)
     servers = json.loads(code["mcp"])["mcpServers"]
     assert servers["avchat"]["url"] == f"{address}/gradio_api/mcp/"
 
 
-PROGRAM = f"'{sys.executable}' -m avchat.cli"
+AVCHAT = f"'{sys.executable}' -m avchat.cli"
 
 
 def run(command: list[str], folder: Path) -> str:
