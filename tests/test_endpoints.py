@@ -23,6 +23,7 @@ from avchat.library import Library
 from avchat.ui import calls
 from avchat.ui.clips import Options
 from avchat.ui.given import file_of
+from avchat.ui.tools import no_tools
 from avchat.ui.visitors import Refused
 from avchat.world.casting import draw_scene
 from avchat.world.clip_file import write_clip
@@ -294,14 +295,29 @@ def test_addresses_of_the_web_are_a_setting(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_gradio_fetches_nothing_for_us(address: str) -> None:
-    """A file that a raw request names in Gradio's own form is an upload, or is refused."""
-    for path in ("/etc/passwd", str(Path(__file__)), f"{address}/gradio_api/info"):
+def test_tools_are_not_served_behind_a_password() -> None:
+    assert no_tools(Settings()) == ""
+    assert "password" in no_tools(Settings(auth="me:secret"))
+    assert "switched off" in no_tools(Settings(mcp=False))
+
+
+def test_a_raw_request_reaches_uploads_alone(address: str) -> None:
+    """A file that a request names in Gradio's own form is an upload, or is refused."""
+    web = "https://example.com/clip.mp4"
+    for path in ("/etc/passwd", str(Path(__file__)), f"{address}/gradio_api/info", web):
         data = {"path": path, "meta": {"_type": "gradio.FileData"}}
         call = httpx.post(f"{address}/gradio_api/call/open", json={"data": [data]}).json()
         reply = httpx.get(f"{address}/gradio_api/call/open/{call['event_id']}", timeout=60).text
         assert reply.startswith("event: error")
         assert "root:" not in reply
+        if path.startswith("http"):
+            assert "opens no addresses of the web" in reply
+
+
+def test_who_has_no_session_is_nobody(address: str) -> None:
+    reply = httpx.post(f"{address}/gradio_api/run/clips", json={"data": []})
+    assert reply.status_code == 500
+    assert "session is needed" in reply.text
 
 
 def shown(page: "Page") -> dict[str, str]:
