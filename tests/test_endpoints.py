@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -16,10 +17,14 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from test_browser import open_page, serve, upload
 
+from avchat.app_settings import Settings
 from avchat.indexing import index
 from avchat.library import Library
 from avchat.ui import calls
 from avchat.ui.clips import Options
+from avchat.ui.given import file_of
+from avchat.ui.tools import no_tools
+from avchat.ui.visitors import Refused
 from avchat.world.casting import draw_scene
 from avchat.world.clip_file import write_clip
 from avchat.world.questions import every_question
@@ -280,14 +285,39 @@ def test_tools_take_uploads_alone(address: str, silent_clip: Path) -> None:
     assert data_of(replies[-1])["has_sound"] is False
 
 
-def test_gradio_fetches_nothing_for_us(address: str) -> None:
-    """A file that a raw request names in Gradio's own form is an upload, or is refused."""
-    for path in ("/etc/passwd", str(Path(__file__)), f"{address}/gradio_api/info"):
+def test_addresses_of_the_web_are_a_setting(tmp_path: Path) -> None:
+    inside = "http://127.0.0.1:80/clip.mp4"
+    with pytest.raises(Refused, match="opens no addresses of the web"):
+        file_of(inside, Settings(), tmp_path, Event())
+    with pytest.raises(Refused, match="address") as refused:
+        file_of(inside, Settings(url=True), tmp_path, Event())
+    assert "opens no addresses" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tools_are_not_served_behind_a_password() -> None:
+    assert no_tools(Settings()) == ""
+    assert "password" in no_tools(Settings(auth="me:secret"))
+    assert "switched off" in no_tools(Settings(mcp=False))
+
+
+def test_a_raw_request_reaches_uploads_alone(address: str) -> None:
+    """A file that a request names in Gradio's own form is an upload, or is refused."""
+    web = "https://example.com/clip.mp4"
+    for path in ("/etc/passwd", str(Path(__file__)), f"{address}/gradio_api/info", web):
         data = {"path": path, "meta": {"_type": "gradio.FileData"}}
         call = httpx.post(f"{address}/gradio_api/call/open", json={"data": [data]}).json()
         reply = httpx.get(f"{address}/gradio_api/call/open/{call['event_id']}", timeout=60).text
         assert reply.startswith("event: error")
         assert "root:" not in reply
+        if path.startswith("http"):
+            assert "opens no addresses of the web" in reply
+
+
+def test_who_has_no_session_is_nobody(address: str) -> None:
+    reply = httpx.post(f"{address}/gradio_api/run/clips", json={"data": []})
+    assert reply.status_code == 500
+    assert "session is needed" in reply.text
 
 
 def shown(page: "Page") -> dict[str, str]:
@@ -314,12 +344,12 @@ def test_the_page_shows_calls_that_work(
     assert "rests on" in done
     assert answer in run(["bash", "-euc", code["curl"]], path.parent)
     chat = next(line for line in code["shell"].splitlines() if line.startswith("avchat chat"))
-    assert answer in run(["bash", "-euc", f'avchat() {{ {PROGRAM} "$@"; }}; {chat}'], path.parent)
+    assert answer in run(["bash", "-euc", f'avchat() {{ {AVCHAT} "$@"; }}; {chat}'], path.parent)
     servers = json.loads(code["mcp"])["mcpServers"]
     assert servers["avchat"]["url"] == f"{address}/gradio_api/mcp/"
 
 
-PROGRAM = f"'{sys.executable}' -m avchat.cli"
+AVCHAT = f"'{sys.executable}' -m avchat.cli"
 
 
 def run(command: list[str], folder: Path) -> str:

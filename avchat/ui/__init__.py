@@ -9,6 +9,7 @@ import gradio as gr
 from avchat.app_settings import Settings
 from avchat.ui.app import App
 from avchat.ui.engine import Engine
+from avchat.ui.given import let_gradio_fetch_nothing
 from avchat.ui.looks import HEAD, STYLES, THEME
 from avchat.ui.page import build, load_examples
 from avchat.ui.tools import no_tools
@@ -32,6 +33,7 @@ def make_app(settings: Settings) -> tuple[App, gr.Blocks]:
 def launch(app: App, page: gr.Blocks) -> None:
     """Serve the page until Ctrl-C. Host, port and the rest come from Gradio's own variables."""
     settings = app.settings
+    let_gradio_fetch_nothing()
     lacking = no_tools(settings)
     if lacking:
         print(f"note: no MCP tools: {lacking}", file=sys.stderr)

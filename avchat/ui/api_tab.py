@@ -106,6 +106,9 @@ def limit_rows(settings: Settings) -> list[tuple[str, str]]:
         ("Answers written side by side", f"{settings.at_once}"),
         ("Clips kept for one person", f"{RECENT}, until the page is closed"),
         ("A program that does nothing is forgotten after", f"{settings.idle_minutes:g} minutes"),
-        ("Files by their address on the web", "taken" if settings.url else "not taken: upload"),
+        (
+            "Files by their address on the web",
+            "taken, public ones" if settings.url else "not taken: upload",
+        ),
         ("MCP tools", no_tools(settings) or "4"),
     ]

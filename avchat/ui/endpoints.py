@@ -21,7 +21,7 @@ from avchat.ui.captions import captions
 from avchat.ui.chat_log import as_data, as_json, as_markdown
 from avchat.ui.clip_column import MEDIA, export_range, in_words
 from avchat.ui.clips import Exchange, Options
-from avchat.ui.given import options_of, part, uploaded, wish
+from avchat.ui.given import file_of, options_of, part, wish
 from avchat.ui.opening import open_clip, survey
 from avchat.ui.progress import silent
 from avchat.ui.tools import SenseName, Tools
@@ -55,7 +55,10 @@ def described(app: App, one: Endpoint) -> str:
     if "video" not in parameters:
         return text
     settings = app.settings
-    return f"{text} Takes up to {settings.max_file_mb} MB and {settings.max_minutes:g} minutes."
+    web = " A public http(s) address of a file is taken, too." if settings.url else ""
+    return (
+        f"{text}{web} Takes up to {settings.max_file_mb} MB and {settings.max_minutes:g} minutes."
+    )
 
 
 def tools_of(app: App) -> list[Endpoint]:
@@ -104,12 +107,14 @@ class Actions:
         self.app = app
 
     def open(self, request: gr.Request, video: gr.FileData) -> dict[str, Any]:
-        """Take an uploaded file in view and prepare it for questions; say what it is."""
+        """Take a file in view and prepare it for questions; say what it is."""
         app = self.app
         visitor = app.visitors.of(request)
         with in_words(), visitor.doing(app.settings.per_person) as stop:
-            path = uploaded(video)
+            path = file_of(video, app.settings, visitor.folder, stop)
             clip = open_clip(visitor, path, app.settings, silent, stop, watched=False)
+            if path.parent == visitor.folder:
+                path.unlink()  # it was fetched; the clip has a link to it
             survey(clip, silent, stop)
             if not stop.is_set():
                 app.engine.talk(clip, Options(), silent)

@@ -6,15 +6,22 @@ be meant. Of this machine's files a program reaches those alone that were upload
 
 import math
 from pathlib import Path
+from threading import Event
 from urllib.parse import unquote
 
+import gradio as gr
+import httpx
+from gradio import processing_utils
 from gradio.utils import get_upload_folder
 
+from avchat.app_settings import Settings
 from avchat.moments import SENSES
 from avchat.ui.clips import Options
+from avchat.ui.from_url import UrlError, fetch_url
 from avchat.ui.visitors import Refused
 
 SERVED = "/gradio_api/file="  # what stands before the path in an address of this app's own files
+WEB = ("http://", "https://")
 UNKNOWN = (
     "no such upload: send the file first (POST /gradio_api/upload, upload_file_to_gradio, or "
     "handle_file of gradio_client), then give what that returns"
@@ -26,18 +33,50 @@ LONGEST = 1024  # tokens of an answer, as on the page
 ABROAD = "this app opens no addresses of the web: upload the file instead"
 
 
+class Closed(httpx.AsyncBaseTransport):
+    """What Gradio fetches addresses through: nothing comes.
+
+    It would fetch whatever address a request names as a file, whole, of any size, into memory.
+    """
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Refuse a request, in one line for whoever named the address."""
+        raise gr.Error(ABROAD, print_exception=False)
+
+
+def let_gradio_fetch_nothing() -> None:
+    """Shut what Gradio fetches through; `file_of` fetches where the settings allow it."""
+    processing_utils.async_transport = Closed()
+
+
+def file_of(given: object, settings: Settings, folder: Path, stop: Event) -> Path:
+    """Find the file that a program gives; one on the web is fetched into a folder.
+
+    Args: given: an upload, see `uploaded`, or, where the settings allow it, a public address.
+    """
+    if not isinstance(given, str) or SERVED in given or not given.startswith(WEB):
+        return uploaded(given)
+    if not settings.url:
+        raise Refused(ABROAD)
+    try:
+        found = fetch_url(given, folder, max_bytes=settings.max_file_mb * 1_000_000, stop=stop)
+    except UrlError as error:
+        raise Refused(str(error)) from error
+    if found is None:
+        raise Refused("stopped: no clip was opened")
+    return found
+
+
 def uploaded(given: object) -> Path:
     """Find an uploaded file.
 
     Args: given: Gradio's file data, what /gradio_api/upload has returned, or this app's own address
-    of that. Raises Refused for all else: other addresses, other files of this machine.
+    of that. Raises Refused for all else: other files of this machine.
     """
     named = given.get("path") if isinstance(given, dict) else given
     if not isinstance(named, str) or not named or "\0" in named:
         raise Refused(UNKNOWN)
     before, own, after = named.partition(SERVED)
-    if not own and before.startswith(("http://", "https://")):
-        raise Refused(ABROAD)
     path = Path(unquote(after) if own else before).resolve()
     uploads = Path(get_upload_folder()).resolve()
     # An upload is uploads/<hash of its bytes>/<name>: whoever can name one has had it.

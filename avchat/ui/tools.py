@@ -25,7 +25,7 @@ from avchat.ui.clip_column import in_words
 from avchat.ui.clips import Clip, Exchange, Options, clock
 from avchat.ui.finding import as_data as found_as_data
 from avchat.ui.finding import find
-from avchat.ui.given import how_many, number, part, uploaded, wish
+from avchat.ui.given import file_of, how_many, number, part, wish
 from avchat.ui.opening import open_clip, survey
 from avchat.ui.progress import silent
 from avchat.ui.searches import Wish
@@ -175,7 +175,7 @@ class Tools:
         """Open a file for one call and forget it afterwards; what goes wrong is one line."""
         engine, settings = self.app.engine, self.app.settings
         with in_words(), self.app.visitors.guest() as visitor:
-            path = uploaded(video)
+            path = file_of(video, settings, visitor.folder, Event())
             clip = open_clip(visitor, path, settings, silent, Event(), watched=False)
             try:
                 yield visitor, clip

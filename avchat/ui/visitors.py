@@ -115,14 +115,16 @@ class Visitors:
         base = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
         base.mkdir(parents=True, exist_ok=True)
         self.root = Path(tempfile.mkdtemp(prefix="avchat-", dir=base)).resolve()
-        self.all: dict[str | None, Visitor] = {}  # by Gradio's session
+        self.all: dict[str, Visitor] = {}  # by Gradio's session
         self.lock = Lock()
 
     def of(self, request: gr.Request) -> Visitor:
-        """Find who is asking, or welcome them."""
+        """Find who is asking, or welcome them; gr.Error for a request without a session."""
+        if not request.session_hash:  # all such requests would be one person
+            raise gr.Error("a session is needed: send a session_hash", print_exception=False)
         return self.welcome(request.session_hash)
 
-    def welcome(self, session: str | None) -> Visitor:
+    def welcome(self, session: str) -> Visitor:
         """Find who has a session, or make one who has it from now on."""
         self.sweep()
         with self.lock:
