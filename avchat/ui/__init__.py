@@ -17,6 +17,7 @@ from avchat.ui.words import say
 
 __all__ = ["launch", "make_app"]
 
+
 def make_app(settings: Settings) -> tuple[App, gr.Blocks]:
     """Load the models and build the page around them; examples are rendered on the first start.
 
