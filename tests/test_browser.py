@@ -34,8 +34,8 @@ def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
     """
     contexts, asked, faults = [], [], []
 
-    def opened(address: str, width: int = 1280, height: int = 900) -> "Page":
-        context = browser.new_context(viewport={"width": width, "height": height})
+    def opened(address: str, width: int = 1280, height: int = 900, **settings: str) -> "Page":
+        context = browser.new_context(viewport={"width": width, "height": height}, **settings)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(WAIT_MS)

@@ -13,7 +13,6 @@ from avchat.ui.chat_log import messages as laid_out
 from avchat.ui.clips import Clip, Options, clock
 from avchat.ui.words import say
 
-EMPTY = "Drop in a clip, or take an example, and ask."
 LINKS = """
 element.ownerDocument.addEventListener("click", (event) => {
   const link = event.target.closest && event.target.closest('a[href^="#avchat-evidence-"]');
@@ -61,7 +60,7 @@ def lay_out(app: App) -> AskTab:
         show_label=False,
         height="46vh",
         min_height=260,
-        placeholder=EMPTY,
+        placeholder=str(say("empty")),
         buttons=["copy"],
         editable="user",
         elem_id="talk",

@@ -69,11 +69,11 @@ THEME = gr.themes.Soft(
     block_padding="*spacing_lg",
     layout_gap="*spacing_lg",
 )
-# Gradio shows our words in the browser's language and leaves <html lang> at "en"; behind a dark page
-# it leaves a light one.
+# Gradio shows our words in the browser's language and leaves <html lang> at "en"; behind a dark
+# page it leaves a light one.
 HEAD = f"""<script>
-document.documentElement.lang =
-  {json.dumps(list(WORDS))}.find((known) => navigator.language.toLowerCase().startsWith(known)) || "en";
+document.documentElement.lang = {json.dumps(list(WORDS))}.find(
+  (known) => navigator.language.toLowerCase().startsWith(known)) || "en";
 </script>
 <style>
 :root body.dark {{ background: var(--body-background-fill); --color-accent: #2dd4bf; }}
