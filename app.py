@@ -4,10 +4,9 @@ Variables set it (avchat/app_settings.py lists them all): AVCHAT_MODEL names ano
 bundled one. Gradio's own (GRADIO_SERVER_PORT, GRADIO_SERVER_NAME) are honoured.
 """
 
-from avchat.app_settings import settings_of
-from avchat.ui import launch, make_app
+from avchat.ui import app_of_variables, launch
 
-app, demo = make_app(settings_of())
+app, demo = app_of_variables()
 
 if __name__ == "__main__":
     launch(app, demo)
