@@ -9,10 +9,9 @@ from contextlib import suppress
 with suppress(ImportError):  # on a Space: before torch, or ZeroGPU has no GPU to lend
     import spaces  # noqa: F401
 
-from avchat.app_settings import settings_of
-from avchat.ui import launch, make_app
+from avchat.ui import app_of_variables, launch
 
-app, demo = make_app(settings_of())
+app, demo = app_of_variables()
 
 if __name__ == "__main__":
     launch(app, demo)

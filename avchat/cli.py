@@ -168,13 +168,11 @@ def doctor(verb: Doctor) -> None:
 
 def demo(verb: Settings) -> None:
     """Serve the app until Ctrl-C."""
-    from avchat.config import ModelError
-    from avchat.transcripts import TranscriptError
-    from avchat.ui import launch, make_app
+    from avchat.ui import FAULTS, launch, make_app
 
     try:
         app, page = make_app(verb)
-    except (ModelError, TranscriptError) as error:
+    except FAULTS as error:
         raise InputError(str(error)) from error
     launch(app, page)
 

@@ -16,6 +16,8 @@ from avchat.ui.progress import BAR, teller
 from avchat.ui.visitors import Refused, Visitor
 
 MODEL: dict[str, Any] = {"concurrency_id": "model"}
+CROWDED = "too many people are asking at the moment: ask again a little later"
+OUR_FAULT = "something went wrong here that is not your fault: ask again, or open the clip again"
 QUICK: dict[str, Any] = {**PRIVATE, "queue": False, "show_progress": "hidden"}
 
 
@@ -26,6 +28,7 @@ def connect(app: App, tab: AskTab, column: ClipColumn) -> None:
     answer, written = answers(app)
     for event in (*asked(app, tab, outputs), *changed(app, tab, outputs)):
         answered = event.then(answer, None, outputs, show_progress_on=column.status, **slow)
+        answered.failure(failed(app), None, outputs, **QUICK)
         answered.then(written, None, tab.transcript, **QUICK)
     tab.starters.input(lambda question: question, [tab.starters], [tab.question], **QUICK)
     tab.reset.click(lambda: list(DEFAULTS), None, tab.settings, **QUICK)
@@ -89,6 +92,22 @@ def answers(app: App) -> tuple[Callable[..., Any], Callable[..., Any]]:
         return transcript_of(app.visitors.of(request).clip)
 
     return answer, written
+
+
+def failed(app: App) -> Callable[..., Any]:
+    """Make what ends a question that was not answered: the queue is full, or the fault is ours."""
+
+    def end(request: gr.Request) -> list[Any]:
+        clip = app.visitors.of(request).clip
+        if clip is None:
+            return [gr.skip(), gr.skip(), *busy(False), gr.skip()]
+        exchange = clip.exchanges[-1] if clip.exchanges else None
+        if exchange is not None and exchange.receipt is None and not exchange.error:
+            waits = exchange.state == "waiting"  # `ask` has not seen it
+            exchange.state, exchange.error = "failed", CROWDED if waits else OUR_FAULT
+        return [messages(app, clip), gr.skip(), *busy(False), gr.skip()]
+
+    return end
 
 
 def changed(app: App, tab: AskTab, outputs: list[Any]) -> list[Any]:

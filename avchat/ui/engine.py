@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from threading import Event, Lock
 from typing import TypeVar
+from weakref import ref
 
 import numpy as np
 
@@ -74,7 +75,8 @@ class Engine:
         self.tables = Lock()  # held while the three below change
         self.encoded: OrderedDict[tuple, tuple[Media, Kept]] = OrderedDict()
         self.looked: OrderedDict[str, EmbeddedFile] = OrderedDict()  # whole, by the file's hash
-        self.awake: OrderedDict[int, Talk] = OrderedDict()  # hold keys and values; by their id()
+        # Talks that hold keys and values, by their id(); whose person has left, those are gone.
+        self.awake: OrderedDict[int, ref[Talk]] = OrderedDict()
 
     def heads(self) -> tuple[SharedHead | None, SharedHead | None]:
         """Make the lookup head that waits for its turn, and the one for whoever holds the turn."""
@@ -233,12 +235,15 @@ class Engine:
     def _wake(self, talk: Talk) -> None:
         """Note that a talk is used; let the ones used longest ago rest."""
         with self.tables:
-            self.awake[id(talk)] = talk
+            for number in [number for number, one in self.awake.items() if one() is None]:
+                del self.awake[number]
+            self.awake[id(talk)] = ref(talk)
             self.awake.move_to_end(id(talk))
-            old = [self.awake.popitem(last=False)[1] for _ in range(len(self.awake) - self.keep)]
+            old = [self.awake.popitem(last=False)[1]() for _ in range(len(self.awake) - self.keep)]
         for one in old:
             with self.turn:
-                one.rest()
+                if one is not None:
+                    one.rest()
 
 
 def carry_on(clip: Clip, talk: Talk) -> None:

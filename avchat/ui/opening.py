@@ -3,12 +3,16 @@
 MediaError says in one line why a file cannot be used; nothing of it is decoded in this process.
 """
 
+import mimetypes
 import os
+import re
 import secrets
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
+
+from gradio.utils import get_upload_folder
 
 from avchat.app_settings import Settings
 from avchat.contour import contour
@@ -20,6 +24,7 @@ from avchat.ui.progress import Told
 from avchat.ui.visitors import Refused, Visitor
 
 ID_BYTES = 8
+LONGEST_NAME = 40  # characters; file systems take 255 bytes, and a cut adds its times to it
 
 
 def open_clip(
@@ -44,7 +49,7 @@ def open_clip(
     folder.mkdir()
     with ExitStack() as undo:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        own = take(path, folder / (Path(name).name or path.name))
+        own = take(path, folder / file_name(name or path.name))
         plays = not watched or plays_in_browsers(own, info)
         shown = own if plays else copied(own, info, told, stop)
         clip = Clip(
@@ -56,6 +61,7 @@ def open_clip(
             sha256_of([own]),
             shown,
             kind_of(info),
+            path if is_upload(path) else None,
             suggestion,
         )
         if stop.is_set():
@@ -109,6 +115,26 @@ def take(path: Path, own: Path) -> Path:
     except OSError:  # another file system, or one without links
         shutil.copyfile(path, own)
     return own
+
+
+def is_upload(path: Path) -> bool:
+    """Tell whether a file is one that Gradio keeps as an upload, <hash of its bytes>/<name>, and
+    none of this machine's own, which a person's leaving must not delete.
+    """
+    folder = path.resolve().parent
+    hashed = re.fullmatch("[0-9a-f]{64}", folder.name) is not None
+    return hashed and folder.parent == Path(get_upload_folder()).resolve()
+
+
+def file_name(name: str) -> str:
+    """Name a file so that it can be served: what an ending calls a page or a program is none here.
+
+    Files of a visitor's folder are shown by the browser, not downloaded, so that videos play.
+    """
+    stem, ending = os.path.splitext(Path(name).name)
+    kind = mimetypes.guess_type(f"file{ending}")[0] or ""
+    media = kind.startswith(("video/", "audio/", "image/")) and kind != "image/svg+xml"
+    return stem[:LONGEST_NAME] + (ending.lower() if media else "")
 
 
 def kind_of(info: MediaInfo) -> Kind:

@@ -1,0 +1,24 @@
+"""What Gradio would do for anybody who asks, and this app does not.
+
+A client may name an address of the web wherever a file is expected, and the server fetches it: as
+the input of an event, or streamed through under `/gradio_api/file=`. That is a way to use this
+machine against others, and to fill its disk. `from_url.py` alone fetches, within the app's limits.
+"""
+
+from typing import Any, NoReturn
+
+import safehttpx
+
+
+class ShutError(ValueError):
+    """Nothing is fetched for a client by Gradio."""
+
+
+async def refuse(*asked: Any, **more: Any) -> NoReturn:
+    """Take the place of what fetches an address, and of the check that streaming begins with."""
+    raise ShutError("this app opens no addresses for others")
+
+
+def shut_doors() -> None:
+    """Let Gradio fetch nothing from the web, in this process."""
+    safehttpx.async_validate_url = safehttpx.get = refuse
