@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from test_browser import WAIT_MS, open_page, serve  # noqa: F401 (open_page is a fixture)
+from pages import WAIT_MS, serve
+from test_browser import open_page  # noqa: F401 (a fixture)
 
 from avchat.world.captions import draw_gallery
 from avchat.world.clip_file import write_clip

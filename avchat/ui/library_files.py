@@ -70,11 +70,11 @@ def lay_out_files(app: App, folder: gr.Radio) -> FilesPart:
             height=120, elem_id="library-upload",
         )  # fmt: skip
         with gr.Row():
-            path = gr.Textbox(label=say("lib_path"), scale=4, elem_id="library-path")
+            path = gr.Textbox("", label=say("lib_path"), scale=4, elem_id="library-path")
             add = gr.Button(say("lib_add"), min_width=80, elem_id="library-add")
         stop = gr.Button(say("stop"), size="sm", elem_classes="avchat-stop")
         states = gr.HTML("", elem_id="library-states")
-        name = gr.Textbox(label=say("lib_name"), elem_id="library-name")
+        name = gr.Textbox("", label=say("lib_name"), elem_id="library-name")
         files = gr.CheckboxGroup([], label=say("lib_files"), elem_id="library-files")
         with gr.Row():
             remove = gr.Button(say("lib_remove"), size="sm", elem_id="library-remove")
@@ -86,8 +86,11 @@ def lay_out_files(app: App, folder: gr.Radio) -> FilesPart:
     )
 
 
-def overview(app: App, name: str = "", *, error: str = "") -> list[Any]:
-    """Give the values of `FilesPart.outputs`: what is in the library now."""
+def overview(app: App, name: str = "", *, error: str = "", keep: bool = False) -> list[Any]:
+    """Give the values of `FilesPart.outputs`: what is in the library now.
+
+    keep: what the person has chosen stays chosen.
+    """
     still = [gr.skip()] * 2
     try:
         found = library_files(app, name)
@@ -98,9 +101,10 @@ def overview(app: App, name: str = "", *, error: str = "") -> list[Any]:
         return [alert(error or str(empty)), gr.skip(), none, gr.skip()]
     shown = [(label_of(file), file["id"]) for file in found["list"][:SHOWN]]
     folders = [(f"{one['name']} ({one['files']})", one["id"]) for one in found["folders"][:FOLDERS]]
-    folder = gr.Radio([(say("lib_all"), ""), *folders], value="")
+    chosen: dict[str, Any] = {} if keep else {"value": []}
+    folder = gr.Radio([(say("lib_all"), ""), *folders], **({} if keep else {"value": ""}))
     card = alert(error) if error else html.escape(card_of(found))
-    files = gr.skip() if app.settings.public else gr.CheckboxGroup(shown, value=[])
+    files = gr.skip() if app.settings.public else gr.CheckboxGroup(shown, **chosen)
     return [card, folder, files, gr.skip()]
 
 
@@ -177,8 +181,8 @@ def connect_files(app: App, part: FilesPart) -> None:
         said = "One file was removed." if count == 1 else f"{count} files were removed."
         return [f'<p role="status">{said}</p>', *overview(app)]
 
-    def named(name: str) -> list[Any]:
-        return overview(app, name)
+    def named(name: str | None) -> list[Any]:
+        return overview(app, name or "")
 
     def stop(request: gr.Request) -> None:
         app.visitors.of(request).stop()

@@ -218,14 +218,14 @@ def connect(
     """
     outputs = [tab.status, tab.results, tab.cut]
 
-    def shelf(request: gr.Request, progress: gr.Progress = BAR) -> list[Any]:
+    def shelf(request: gr.Request, name: str | None, progress: gr.Progress = BAR) -> list[Any]:
         """Show what is in the library; the first time, the examples are put into it."""
         app.visitors.of(request)
         try:
             library_ready(app, teller(progress))
         except FAULTS as error:
-            return overview(app, error=str(error))
-        return overview(app)
+            return overview(app, name or "", error=str(error), keep=True)
+        return overview(app, name or "", keep=True)
 
     def searched(visitor: Visitor, look: Callable[[], Hits]) -> list[Any]:
         """Show what a search finds; what goes wrong is one line in the tab."""
@@ -268,13 +268,16 @@ def connect(
 
     given = [tab.at, column.span, *tab.inputs]
     find = {**SEARCH, "js": WITH_TIME, "show_progress_on": tab.status}
-    shown.select(shelf, None, tab.files.outputs, show_progress_on=tab.files.card, **SEARCH)
+    shown.select(
+        shelf, [tab.files.name], tab.files.outputs, show_progress_on=tab.files.card, **SEARCH
+    )
     gr.on([tab.go.click, tab.text.submit], look, given, outputs, **find)
     for button, sought in tab.tries:
         event = button.click(lambda sought=sought: sought, None, [tab.text], queue=False, **PRIVATE)
         event.then(look, given, outputs, **find)
-    tab.results.act(like, [tab.filters[7]], outputs, show_progress_on=tab.status, **SEARCH)
-    tab.results.act(download, None, [tab.cut], show_progress_on=tab.status, **PRIVATE, **MEDIA)
+    often = {"trigger_mode": "multiple", "show_progress_on": tab.status}
+    tab.results.act(like, [tab.filters[7]], outputs, **often, **SEARCH)
+    tab.results.act(download, None, [tab.cut], **often, **PRIVATE, **MEDIA)
     connect_opening(app, tab, column, asked, tabs, after, more)
     connect_files(app, tab.files)
 
@@ -319,8 +322,10 @@ def connect_opening(
                 begun = True
             yield step
 
-    tab.results.act(switch, None, [tabs], queue=False, **PRIVATE)
-    tab.results.act(open_one, None, outputs, show_progress_on=column.status, **PRIVATE, **MEDIA)
+    # Without "multiple" the page drops a wish while an earlier one is carried out.
+    often: dict[str, Any] = {**PRIVATE, "trigger_mode": "multiple"}
+    tab.results.act(switch, None, [tabs], queue=False, **often)
+    tab.results.act(open_one, None, outputs, show_progress_on=column.status, **often, **MEDIA)
 
 
 def steps(
