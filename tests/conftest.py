@@ -3,7 +3,7 @@
 import os
 import shutil
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 import av  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from pages import WAIT_MS, serve  # noqa: E402
 
 from avchat.world.casting import draw_scene
 from avchat.world.clip_file import write_clip  # noqa: E402
@@ -23,7 +24,7 @@ from avchat.world.scenes import Scene  # noqa: E402
 from avchat.world.sounds import render_waveform  # noqa: E402
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_MEDIA = ROOT.parent / "shared" / "media"
@@ -157,3 +158,39 @@ def browser() -> "Iterator[Browser]":
         browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def address(bundled: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The app over the bundled model, one for all tests of a process; a test changes nothing that
+    another one reads.
+    """
+    with serve(bundled, tmp_path_factory.mktemp("app")) as address:
+        yield address
+
+
+@pytest.fixture
+def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
+    """Open pages that no other visitor shares; none may ask for anything outside this machine, and
+    none may report an error.
+    """
+    contexts, asked, faults = [], [], []
+
+    def opened(address: str, width: int = 1280, height: int = 900, **settings: str) -> "Page":
+        context = browser.new_context(viewport={"width": width, "height": height}, **settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(WAIT_MS)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
+        page.goto(address)
+        page.wait_for_selector("#ask")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    outside = [url for url in asked if not url.startswith(("http://127.0.0.1", "data:", "blob:"))]
+    assert not outside
+    assert not faults

@@ -1,57 +1,23 @@
 """The app in a real browser: what a visitor opens, asks and reads on the page."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import pytest
-from pages import QUESTION, WAIT_MS, ask, open_clip, serve, upload
+from pages import QUESTION, WAIT_MS, ask, open_clip, upload
 
 from avchat.world.casting import draw_scene
 from avchat.world.clip_file import write_clip
 from avchat.world.questions import every_question
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture(scope="module")
-def address(bundled: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app over the bundled model."""
-    with serve(bundled, tmp_path_factory.mktemp("app")) as address:
-        yield address
-
-
-@pytest.fixture
-def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
-    """Open pages that no other visitor shares; none may ask for anything outside this machine, and
-    none may report an error.
-    """
-    contexts, asked, faults = [], [], []
-
-    def opened(address: str, width: int = 1280, height: int = 900, **settings: str) -> "Page":
-        context = browser.new_context(viewport={"width": width, "height": height}, **settings)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(WAIT_MS)
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
-        page.goto(address)
-        page.wait_for_selector("#ask")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    outside = [url for url in asked if not url.startswith(("http://127.0.0.1", "data:", "blob:"))]
-    assert not outside
-    assert not faults
 
 
 def time_of(page: "Page") -> float:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pages import WAIT_MS, serve
-from test_browser import open_page  # noqa: F401 (a fixture)
 
 from avchat.world.captions import draw_gallery
 from avchat.world.clip_file import write_clip
@@ -39,7 +38,7 @@ def search(page: "Page", text: str) -> None:
 
 def test_a_newcomer_finds_an_example_and_plays_it(
     address: str,
-    open_page: Callable[..., "Page"],  # noqa: F811
+    open_page: Callable[..., "Page"],
 ) -> None:
     page = open_page(address)
     to_library(page)
@@ -58,7 +57,7 @@ def test_a_newcomer_finds_an_example_and_plays_it(
 
 def test_a_file_is_added_found_asked_about_and_removed(
     address: str,
-    open_page: Callable[..., "Page"],  # noqa: F811
+    open_page: Callable[..., "Page"],
     tmp_path: Path,
 ) -> None:
     [(scene, line)] = draw_gallery(1, 1)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from pages import WAIT_MS, ask
-from test_browser import address, open_page  # noqa: F401
 
 from avchat.ui.player import WORDS as PLAYER_WORDS
 from avchat.ui.results import RESULT_WORDS
@@ -157,8 +156,9 @@ def test_the_page_speaks(
     assert page.inner_text("#ask") == words["ask"]
     assert words["tab_moments"] in page.inner_text("#tabs")
     assert page.inner_text("#talk") == words["empty"]
-    assert page.get_by_label(words["question"]).get_attribute("placeholder") == (
-        words["question_hint"]
+    assert (
+        page.get_by_label(words["question"]).get_attribute("placeholder")
+        == (words["question_hint"])
     )
     assert PLAYER_WORDS[language]["no_clip"] in page.inner_text("#player")
 

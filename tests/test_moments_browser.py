@@ -1,12 +1,12 @@
 """Find moments in a real browser: by text, by a sound, by the picture in view; export, keys."""
 
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from test_browser import WAIT_MS, open_page, serve, upload
+from pages import WAIT_MS, upload
 
 from avchat.world.captions import draw_gallery
 from avchat.world.clip_file import write_film
@@ -14,8 +14,6 @@ from avchat.world.sounds import SAMPLE_RATE, render_waveform
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
-
-__all__ = ["open_page"]  # a fixture
 
 pytestmark = pytest.mark.timeout(400)
 SOUGHT = 3  # of six scenes of 4 s: from 12 s to 16 s
@@ -35,15 +33,8 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     return folder / "film.mp4", folder / "part.wav", gallery[SOUGHT][1].text
 
 
-@pytest.fixture(scope="module")
-def address(bundled: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app over the bundled models."""
-    with serve(bundled, tmp_path_factory.mktemp("app")) as address:
-        yield address
-
-
 @pytest.fixture
-def page(address: str, open_page: Callable[..., "Page"], film: tuple) -> "Page":  # noqa: F811
+def page(address: str, open_page: Callable[..., "Page"], film: tuple) -> "Page":
     """The tab, with the film open."""
     page = open_page(address)
     upload(page, film[0])

@@ -14,6 +14,7 @@ from avchat.ui import (
     clip_column,
     endpoints,
     finding_endpoints,
+    library_endpoints,
     library_tab,
     moments_tab,
 )
@@ -52,7 +53,8 @@ def build(app: App) -> gr.Blocks:
         title="avchat", analytics_enabled=False, fill_width=True, delete_cache=DELETE_CACHE_S
     ) as page:
         # first: events of the page would take their names
-        endpoints.connect(app, finding_endpoints.endpoints_of(app))
+        more = [*finding_endpoints.endpoints_of(app), *library_endpoints.endpoints_of(app)]
+        endpoints.connect(app, more)
         gr.Markdown(say("intro"), elem_id="title")
         notice = app.engine.model.config.notice
         if notice:

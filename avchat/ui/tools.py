@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from avchat.app_settings import Settings
-from avchat.library import Library, LibraryError
+from avchat.library import Library
 from avchat.library_find import Filters, Found, Query
 from avchat.library_find import find as look_up
 from avchat.receipt import in_words as receipt_in_words
@@ -29,11 +29,11 @@ from avchat.ui.given import file_of, how_many, number, part, wish
 from avchat.ui.opening import open_clip, survey
 from avchat.ui.progress import silent
 from avchat.ui.searches import Wish
+from avchat.ui.shelf import library_ready, opened, plainly
 from avchat.ui.visitors import Refused, Visitor
 
 SenseName = Literal["both", "sound", "picture"]
 HEARD = "What do you hear?"
-NO_LIBRARY = "the library cannot be searched yet: open the tab Library of the app once"
 
 
 def no_tools(settings: Settings) -> str:
@@ -185,14 +185,11 @@ class Tools:
 
     @contextmanager
     def library(self) -> Iterator[Library]:
-        """Open the library; its own complaints name its folder, so others are made of them."""
-        head = self.app.engine.head
-        try:
-            yield Library.open(
-                self.app.library_uri, head_name=head.name, fingerprint=head.fingerprint
-            )
-        except LibraryError as error:
-            raise Refused(NO_LIBRARY) from error
+        """Open the library; the app's own is made of the examples where there is none yet."""
+        library_ready(self.app)
+        library = opened(self.app)
+        with plainly(self.app):
+            yield library
 
     def asked(
         self, visitor: Visitor, clip: Clip, question: str, sense: SenseName, options: Options
