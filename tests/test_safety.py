@@ -16,7 +16,6 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from pages import QUESTION, ask, open_clip, upload
-from test_browser import open_page
 
 from avchat.app_settings import Settings
 from avchat.ui import app_of_variables, make_app, serve
@@ -27,8 +26,6 @@ from avchat.world.scenes import Scene
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
-
-__all__ = ["open_page"]  # a fixture
 
 pytestmark = pytest.mark.timeout(400)
 ROOT = Path(__file__).resolve().parent.parent

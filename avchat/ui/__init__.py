@@ -15,7 +15,6 @@ from avchat.transcripts import TranscriptError
 from avchat.ui.app import App
 from avchat.ui.doors import shut_doors
 from avchat.ui.engine import Engine
-from avchat.ui.given import let_gradio_fetch_nothing
 from avchat.ui.looks import HEAD, STYLES, THEME
 from avchat.ui.page import build, load_examples
 from avchat.ui.tools import no_tools
@@ -74,7 +73,6 @@ def serve(app: App, page: gr.Blocks, **more: Any) -> None:
     """
     settings = app.settings
     shut_doors()
-    let_gradio_fetch_nothing()
     gr.set_static_paths([app.visitors.root])  # served as they lie there: Gradio keeps no copies
     page.queue(max_size=settings.queue).launch(
         theme=THEME,

@@ -7,16 +7,19 @@ machine against others, and to fill its disk. `from_url.py` alone fetches, withi
 
 from typing import Any, NoReturn
 
+import gradio as gr
 import safehttpx
 
+ABROAD = "this app opens no addresses of the web: upload the file instead"
 
-class ShutError(ValueError):
-    """Nothing is fetched for a client by Gradio."""
+
+class ShutError(gr.Error, ValueError):
+    """Nothing is fetched for a client by Gradio: shown to a caller, a bad request to a stream."""
 
 
 async def refuse(*asked: Any, **more: Any) -> NoReturn:
     """Take the place of what fetches an address, and of the check that streaming begins with."""
-    raise ShutError("this app opens no addresses for others")
+    raise ShutError(ABROAD, print_exception=False)
 
 
 def shut_doors() -> None:

@@ -9,14 +9,12 @@ from pathlib import Path
 from threading import Event
 from urllib.parse import unquote
 
-import gradio as gr
-import httpx
-from gradio import processing_utils
 from gradio.utils import get_upload_folder
 
 from avchat.app_settings import Settings
 from avchat.moments import SENSES
 from avchat.ui.clips import Options
+from avchat.ui.doors import ABROAD
 from avchat.ui.from_url import UrlError, fetch_url
 from avchat.ui.visitors import Refused
 
@@ -30,23 +28,6 @@ MOST = 50  # clips or moments that are listed at most
 OPTIONS = "start end frames temperature top_p seed max_tokens system transcript".split()
 MOST_FRAMES = 10_000  # more than any model takes: it says itself how many it can
 LONGEST = 1024  # tokens of an answer, as on the page
-ABROAD = "this app opens no addresses of the web: upload the file instead"
-
-
-class Closed(httpx.AsyncBaseTransport):
-    """What Gradio fetches addresses through: nothing comes.
-
-    It would fetch whatever address a request names as a file, whole, of any size, into memory.
-    """
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Refuse a request, in one line for whoever named the address."""
-        raise gr.Error(ABROAD, print_exception=False)
-
-
-def let_gradio_fetch_nothing() -> None:
-    """Shut what Gradio fetches through; `file_of` fetches where the settings allow it."""
-    processing_utils.async_transport = Closed()
 
 
 def file_of(given: object, settings: Settings, folder: Path, stop: Event) -> Path:

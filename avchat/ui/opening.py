@@ -61,7 +61,7 @@ def open_clip(
             sha256_of([own]),
             shown,
             kind_of(info),
-            path if is_upload(path) else None,
+            path if watched and is_upload(path) else None,
             suggestion,
         )
         if stop.is_set():
