@@ -42,6 +42,8 @@ def test_a_newcomer_finds_an_example_and_plays_it(
 ) -> None:
     page = open_page(address)
     to_library(page)
+    page.get_by_role("button", name="Filters").click()
+    page.locator("#library-has-sound").wait_for()  # filters that are shown filter nothing yet
     page.locator(".avchat-try").first.click()
     first = page.locator("#library-results .av-go").first
     first.wait_for(timeout=WAIT_MS)
