@@ -126,14 +126,15 @@ def lay_out_filters() -> list[Any]:
         [(say("lib_all"), "")], value="", label=say("lib_folder"), elem_id="library-folder"
     )
     with gr.Row():
-        shortest = gr.Number(None, label=say("lib_min"), minimum=0)
-        longest = gr.Number(None, label=say("lib_max"), minimum=0)
+        # Gradio shows an empty number as 0, and sends 0 as soon as the drawer is open.
+        shortest = gr.Number(0, label=say("lib_min"), minimum=0)
+        longest = gr.Number(0, label=say("lib_max"), minimum=0)
     has_sound = gr.Checkbox(False, label=say("lib_has_sound"), elem_id="library-has-sound")
     with gr.Row():
         after = gr.Textbox(label=say("lib_after"), max_length=10)
         before = gr.Textbox(label=say("lib_before"), max_length=10)
     top = gr.Slider(1, MOST, LibraryWish.top, step=1, label=say("top"), elem_id="library-top")
-    least = gr.Number(None, label=say("least"), minimum=-1, maximum=1, step=0.05)
+    least = gr.Number(0, label=say("least"), minimum=-1, maximum=1, step=0.05)
     fold = gr.Slider(0.9, 1, FOLD, step=0.01, label=say("lib_fold"), elem_id="library-fold")
     return [without, folder, shortest, longest, has_sound, after, before, top, least, fold]
 
@@ -153,13 +154,13 @@ def wish_of(at: float, span: tuple[float, float] | None, *given: Any) -> Library
         end,
         sense,
         folder or "",
-        None if shortest is None else float(shortest),
-        None if longest is None else float(longest),
+        float(shortest) if shortest else None,
+        float(longest) if longest else None,
         bool(has_sound),
         after or "",
         before or "",
         int(top),
-        None if least is None else float(least),
+        float(least) if least else None,
         float(fold),
     )
 
