@@ -8,7 +8,7 @@ WORKERS ?= 3
 SPACE ?= build/space
 PATHS := avchat train eval tests app.py
 
-.PHONY: demo test test-slow tiny space fmt lint clean
+.PHONY: demo test test-slow tiny space screenshots fmt lint clean
 
 demo: .venv/.installed             ## the app, on http://127.0.0.1:7860
 	$(BIN)/python app.py
@@ -24,6 +24,9 @@ tiny: .venv/.installed-dev         ## train the bundled model from nothing
 
 space: .venv/.installed            ## a folder for a Hugging Face Space: make space MODEL=me/my-model ZERO=1
 	$(BIN)/python -m avchat.space $(SPACE) $(if $(MODEL),--model $(MODEL)) $(if $(ZERO),--zero)
+
+screenshots: .venv/.installed-dev  ## the pictures in docs/, from the running app in Chromium
+	$(BIN)/python tests/screenshots.py
 
 fmt: .venv/.installed-dev          ## format, and fix what ruff can fix
 	$(BIN)/ruff format $(wildcard $(PATHS))

@@ -1,4 +1,5 @@
 """What the page looks like to everyone: axe-core, widths, focus, motion, languages."""
+# ruff: noqa: F811 - the fixtures of another module
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,13 @@ AXE = Axe()
 UNSEEN_FOCUS = """() => {
   const node = document.activeElement;
   if (node === document.body) return "body";
+  if (node.tagName === "VIDEO") return ""; // its controls are the browser's own
   const { outlineStyle, outlineWidth, boxShadow } = getComputedStyle(node);
   const box = node.getBoundingClientRect();
-  if (box.bottom < 0 || box.top > innerHeight) return "out of view: " + node.outerHTML.slice(0, 200);
+  const name = node.outerHTML.slice(0, 200);
+  if (box.bottom < 0 || box.top > innerHeight) return "out of view: " + name;
   const seen = (outlineStyle !== "none" && parseFloat(outlineWidth) >= 1) || boxShadow !== "none";
-  return seen ? "" : "no outline: " + node.outerHTML.slice(0, 200);
+  return seen ? "" : "no outline: " + name;
 }"""
 MOVING = """() => [...document.querySelectorAll("*")].filter((node) => {
   const { animationDuration, transitionDuration } = getComputedStyle(node);
@@ -34,7 +37,7 @@ MOVING = """() => [...document.querySelectorAll("*")].filter((node) => {
 
 
 def faults(page: "Page") -> list[str]:
-    """List what axe-core calls serious or critical, and say when the page is wider than the window."""
+    """List what axe-core calls serious or critical; a page wider than the window is, too."""
     found = [
         f"{one['id']}: {node['html'][:200]} {node['any'][:1]}"
         for one in AXE.run(page).response["violations"]
@@ -69,8 +72,9 @@ def stages(page: "Page") -> Iterator[str]:
     for number in range(1, tabs.count()):
         tabs.nth(number).click()
         page.wait_for_timeout(300)  # a tab is drawn when it is first seen
-        for drawer in page.locator("#tabs button.label-wrap:not(.open):visible").all():
-            drawer.click()
+        closed = page.locator("#tabs button.label-wrap:not(.open):visible")
+        while closed.count():
+            closed.first.click()
             page.wait_for_timeout(300)
         yield tabs.nth(number).inner_text()
     page.locator("#tabs [data-tab-id=moments]").click()

@@ -276,6 +276,7 @@ def test_a_closed_tab_leaves_nothing(
         found = (path for path in app.visitors.root.parent.rglob("*") if path.is_file())
         return {path for path in found if path.stat().st_size}  # gr.File makes some that are empty
 
+    wait_until(lambda: not app.visitors.all)  # who was here before has left
     before = files()
     context = browser.new_context()
     page = context.new_page()

@@ -126,6 +126,7 @@ def lay_out_filters() -> list[Any]:
         [(say("lib_all"), "")], value="", label=say("lib_folder"), elem_id="library-folder"
     )
     with gr.Row():
+        # Gradio shows an empty number as 0, and sends 0 as soon as the drawer is open.
         shortest = gr.Number(0, label=say("lib_min"), minimum=0)
         longest = gr.Number(0, label=say("lib_max"), minimum=0)
     has_sound = gr.Checkbox(False, label=say("lib_has_sound"), elem_id="library-has-sound")
@@ -153,7 +154,7 @@ def wish_of(at: float, span: tuple[float, float] | None, *given: Any) -> Library
         end,
         sense,
         folder or "",
-        float(shortest) if shortest else None,  # an empty number comes as 0, or as None
+        float(shortest) if shortest else None,
         float(longest) if longest else None,
         bool(has_sound),
         after or "",
