@@ -9,6 +9,7 @@ the first time, and at the end. Prints one JSON object.
 
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -38,6 +39,7 @@ QUESTIONS = 3
 START_S = 180
 GONE_S = 5  # by then whoever has left is forgotten
 THINKING_S = 1.0  # at most, between two things that a person does
+CHANGES = ("add", "append", "delete", "replace")  # Gradio's words
 PIECE = 4096  # bytes that a player asks for when it seeks
 
 
@@ -132,7 +134,7 @@ def grown(whole: Any, sent: Any) -> Any:
     out = []
     for old, changes in zip(whole, sent, strict=True):
         is_change = isinstance(changes, list) and all(
-            isinstance(one, list) and len(one) == 3 for one in changes
+            isinstance(one, list) and len(one) == 3 and one[0] in CHANGES for one in changes
         )
         out.append(applied(old, changes) if is_change else changes)
     return out
@@ -151,6 +153,8 @@ def applied(value: Any, changes: list[list[Any]]) -> Any:
             del place[path[-1]]
         elif action == "append":
             place[path[-1]] += new
+        elif isinstance(place, list) and action == "add":
+            place.insert(path[-1], new)
         else:
             place[path[-1]] = new
     return value
@@ -292,19 +296,21 @@ def main(load: Load) -> dict[str, Any]:
             first = memory_mb(process)
             wave(address, found, tally, load.seconds, load.seed + 1)
             last = memory_mb(process)
+        Path("/tmp/safety-load.log").write_text((folder / "app.log").read_text())
         logged = (folder / "app.log").read_text()
         left = [path for path in (folder / "gradio").rglob("*.mp4")]
+    first_s = tally.first_s or [0.0]
     return {
         "people": load.people,
         "visits": tally.visits,
         "answers": tally.answers,
         "right": tally.right,
         "seeks": tally.seeks,
-        "first_token_p50_s": round(float(np.percentile(tally.first_s, 50)), 3),
-        "first_token_p95_s": round(float(np.percentile(tally.first_s, 95)), 3),
+        "first_token_p50_s": round(float(np.percentile(first_s, 50)), 3),
+        "first_token_p95_s": round(float(np.percentile(first_s, 95)), 3),
         "memory_mb": {"start": round(before), "first": round(first), "end": round(last)},
         "clips_left": len(left),
-        "tracebacks": logged.count("Traceback"),
+        "tracebacks": re.findall(r"^\S*(?:Error|Exception)\b.*", logged, re.MULTILINE)[:5],
         "faults": len(tally.faults),
         "examples": tally.faults[:5],
     }
