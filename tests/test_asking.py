@@ -23,6 +23,7 @@ from avchat.ui.opening import open_clip, survey
 from avchat.ui.progress import silent
 from avchat.ui.timeline import Pin
 from avchat.ui.visitors import Refused, Visitor, Visitors
+from avchat.world.examples import FILM_SCENES, SOUGHT, example_film
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +228,19 @@ def test_relevance_over_time(app: App, opened: Callable, clip: Path) -> None:
     assert np.isfinite(curve.sound).all() and np.isfinite(curve.picture).all()
 
 
+def test_looking_through_a_clip_gives_way_to_the_next_question(
+    app: App, opened: Callable, tmp_path: Path
+) -> None:
+    film, sought = example_film(tmp_path)
+    visitor, shown = opened(film)
+    steps = lanes(app, visitor, shown, sought)
+    next(steps)
+    assert asked(app, visitor, shown, "what do you hear?").state == "done"
+    assert len(list(steps)) <= 2 and not shown.embedded.complete
+    list(lanes(app, visitor, shown, sought))
+    assert shown.embedded.complete and not visitor.asides
+
+
 @pytest.mark.parametrize(
     ("text", "times"),
     [
@@ -249,8 +263,6 @@ def test_times_are_links_and_nothing_said_is_html() -> None:
 
 
 def test_a_pin_is_solid_where_the_head_agrees(app: App, opened: Callable, tmp_path: Path) -> None:
-    from avchat.world.examples import FILM_SCENES, SOUGHT, example_film
-
     film, sought = example_film(tmp_path)
     visitor, shown = opened(film)
     list(lanes(app, visitor, shown, sought))

@@ -25,11 +25,13 @@ def connect(app: App, tab: AskTab, column: ClipColumn) -> None:
     """Connect everything on the tab."""
     slow: dict[str, Any] = {**PRIVATE, **MODEL, "concurrency_limit": app.settings.at_once}
     outputs = [tab.talk, tab.question, tab.ask, tab.stop, column.timeline]
-    answer, written = answers(app)
+    answer = answer_of(app)
     for event in (*asked(app, tab, outputs), *changed(app, tab, outputs)):
-        answered = event.then(answer, None, outputs, show_progress_on=column.status, **slow)
+        # "multiple": what still draws after an answer must not swallow the next question
+        shown = {"show_progress_on": column.status, "trigger_mode": "multiple"}
+        answered = event.then(answer, None, outputs, **shown, **slow)
         answered.failure(failed(app), None, outputs, **QUICK)
-        answered.then(written, None, tab.transcript, **QUICK)
+        follow(app, tab, column, answered, slow)
     tab.starters.input(lambda question: question, [tab.starters], [tab.question], **QUICK)
     tab.reset.click(lambda: list(DEFAULTS), None, tab.settings, **QUICK)
     connect_part(tab, column)
@@ -66,8 +68,8 @@ def asked(app: App, tab: AskTab, outputs: list[Any]) -> list[Any]:
     return [gr.on([tab.ask.click, tab.question.submit], begin, given, outputs, **QUICK)]
 
 
-def answers(app: App) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Make what answers the question that is waiting, and what shows its transcript."""
+def answer_of(app: App) -> Callable[..., Any]:
+    """Make what answers the question that is waiting."""
 
     def answer(request: gr.Request, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
         visitor = app.visitors.of(request)
@@ -79,19 +81,35 @@ def answers(app: App) -> tuple[Callable[..., Any], Callable[..., Any]]:
         for _ in ask(app, visitor, clip, exchange, teller(progress)):
             yield [messages(app, clip), gr.skip(), *busy(True), gr.skip()]
         yield [messages(app, clip), gr.skip(), *busy(False), line_value(clip)]
-        if exchange.state == "done" and shows_lanes(app, clip):
-            try:
-                for _ in lanes(app, visitor, clip, exchange.question):
-                    yield [gr.skip(), gr.skip(), *busy(False), line_value(clip)]
-                agreed(app, clip, exchange)
-            except FAULTS as error:
-                gr.Info(str(error))
-            yield [gr.skip(), gr.skip(), *busy(False), line_value(clip)]
+
+    return answer
+
+
+def follow(app: App, tab: AskTab, column: ClipColumn, answered: Any, slow: dict[str, Any]) -> None:
+    """After an answer, show the transcript, and where in the clip the question fits."""
 
     def written(request: gr.Request) -> Any:
         return transcript_of(app.visitors.of(request).clip)
 
-    return answer, written
+    def relevance(request: gr.Request) -> Iterator[Any]:
+        visitor = app.visitors.of(request)
+        clip = visitor.clip
+        exchange = clip.exchanges[-1] if clip is not None and clip.exchanges else None
+        if exchange is None or exchange.state != "done" or not shows_lanes(app, clip):
+            return
+        try:
+            for _ in lanes(app, visitor, clip, exchange.question):
+                if visitor.clip is clip:
+                    yield line_value(clip)
+            agreed(app, clip, exchange)
+        except FAULTS as error:
+            gr.Info(str(error))
+        if visitor.clip is clip:
+            yield line_value(clip)
+
+    answered.then(written, None, tab.transcript, trigger_mode="multiple", **QUICK)
+    hidden: dict[str, Any] = {"trigger_mode": "multiple", "show_progress": "hidden"}
+    answered.then(relevance, None, column.timeline, **hidden, **slow)
 
 
 def failed(app: App) -> Callable[..., Any]:

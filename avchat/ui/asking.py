@@ -144,9 +144,9 @@ def lanes(
 ) -> Iterator[Curve]:
     """Score the clip's windows against a text as it is looked through: coarse first, then fine.
 
-    Raises one of FAULTS.
+    It gives way to whatever the person does next. Raises one of FAULTS.
     """
-    with visitor.doing(app.settings.per_person) as stop:
+    with visitor.aside() as stop:
         [query] = app.engine.texts([text])
         for embedded in app.engine.embedding(clip, told, stop):
             clip.curve = embedded.curve(query)

@@ -38,6 +38,7 @@ class Visitor:
     clip: Clip | None = None  # the one in view
     stops: set[Event] = field(default_factory=set)  # of what runs or waits for this person
     openings: set[Event] = field(default_factory=set)  # of clips that are being opened
+    asides: set[Event] = field(default_factory=set)  # of what nobody waits for
     last_s: float = field(default_factory=monotonic)
     lock: Lock = field(default_factory=Lock)
 
@@ -67,12 +68,12 @@ class Visitor:
 
     def is_idle(self, since_s: float) -> bool:
         """Tell whether nothing was done since a time, and nothing runs."""
-        return self.last_s < since_s and not (self.stops or self.openings)
+        return self.last_s < since_s and not (self.stops or self.openings or self.asides)
 
     def stop(self) -> None:
         """End everything that runs or waits for this person."""
         with self.lock:
-            for event in self.stops | self.openings:
+            for event in self.stops | self.openings | self.asides:
                 event.set()
 
     @contextmanager
@@ -94,6 +95,18 @@ class Visitor:
                 self.openings.discard(stop)
 
     @contextmanager
+    def aside(self) -> Iterator[Event]:
+        """Do what nobody waits for, until the event is set: whatever is done next sets it."""
+        stop = Event()
+        with self.lock:
+            self.asides.add(stop)
+        try:
+            yield stop
+        finally:
+            with self.lock:
+                self.asides.discard(stop)
+
+    @contextmanager
     def doing(self, most: int, stop: Event | None = None) -> Iterator[Event]:
         """Do one thing for this person, until the event is set; Refused while others run.
 
@@ -105,6 +118,8 @@ class Visitor:
             if len(self.stops - {stop}) >= most:
                 raise Refused("one thing at a time: wait for the last one, or stop it")
             self.stops.add(stop)
+            for event in self.asides:
+                event.set()
         try:
             yield stop
         finally:
