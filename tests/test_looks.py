@@ -85,6 +85,8 @@ def stages(page: "Page") -> Iterator[str]:
     page.fill("#find-text textarea, #find-text input", "a click")
     page.click("#find")
     page.locator(".av-result").first.wait_for(timeout=WAIT_MS)
+    page.locator("#find:enabled").wait_for()
+    page.wait_for_timeout(500)  # what was being written is pale until then
     yield "found"
 
 
