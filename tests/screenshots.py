@@ -93,7 +93,8 @@ def save(page: Page, name: str) -> None:
     page.evaluate("document.activeElement.blur()")
     page.wait_for_timeout(1500)  # notices fade, the player hides its controls
     picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
-    small = picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette = picture.quantize(COLOURS)
+    small = picture.quantize(palette=palette)  # dithers: rare colours stay what they are
     small.save(DOCS / f"{name}.png", optimize=True)
     print(f"docs/{name}.png: {(DOCS / f'{name}.png').stat().st_size / 1000:.0f} kB")
 
