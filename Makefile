@@ -16,7 +16,8 @@ demo: .venv/.installed             ## the app, on http://127.0.0.1:7860
 test: .venv/.installed-dev         ## the default tests, in WORKERS processes
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-test-slow: .venv/.installed-dev    ## the tests that take minutes
+test-slow: .venv/.installed-dev    ## the tests that take minutes, and more of the app in a browser
+	$(BIN)/python -m pytest -q -m "page and not slow" -n 2 --dist loadfile
 	$(BIN)/python -m pytest -q -m slow
 
 tiny: .venv/.installed-dev         ## train the bundled model from nothing

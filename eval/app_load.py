@@ -121,10 +121,12 @@ class Visitor:
         """Give a clip; return the card that is shown and the address that the player plays."""
         sent = self.web.post("/gradio_api/upload", files={"files": (clip.name, clip.read_bytes())})
         file = {"path": sent.raise_for_status().json()[0], "meta": {"_type": "gradio.FileData"}}
-        whole: list[Any] = []
+        whole, card, url = [], "", ""
         for output in self.act("upload", file):
             whole = grown(whole, output["data"])
-        return whole[0]["value"], whole[1]["url"]
+            card = (whole[0] or {}).get("value", card)
+            url = (whole[1] or {}).get("url", url)
+        return card, url
 
 
 def grown(whole: Any, sent: Any) -> Any:
@@ -254,11 +256,11 @@ def server(model: str, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def memory_mb(process: psutil.Process) -> float:
-    """Measure what the server holds, with the processes that decode for it."""
-    total = process.memory_info().rss
-    for child in process.children(recursive=True):
+    """Measure what the server holds, with the processes that decode for it; shared pages once."""
+    total = 0
+    for one in (process, *process.children(recursive=True)):
         with suppress(psutil.NoSuchProcess):
-            total += child.memory_info().rss
+            total += one.memory_full_info().uss
     return total / 1e6
 
 
@@ -291,12 +293,11 @@ def main(load: Load) -> dict[str, Any]:
         folder = Path(name)
         found, tally = errands(load, folder), Tally()
         with server(load.model, folder) as (address, process):
-            before = memory_mb(process)
+            start = memory_mb(process)
             wave(address, found, tally, 0, load.seed)
             first = memory_mb(process)
             wave(address, found, tally, load.seconds, load.seed + 1)
             last = memory_mb(process)
-        Path("/tmp/safety-load.log").write_text((folder / "app.log").read_text())
         logged = (folder / "app.log").read_text()
         left = [path for path in (folder / "gradio").rglob("*.mp4")]
     first_s = tally.first_s or [0.0]
@@ -308,7 +309,7 @@ def main(load: Load) -> dict[str, Any]:
         "seeks": tally.seeks,
         "first_token_p50_s": round(float(np.percentile(first_s, 50)), 3),
         "first_token_p95_s": round(float(np.percentile(first_s, 95)), 3),
-        "memory_mb": {"start": round(before), "first": round(first), "end": round(last)},
+        "memory_mb": {"start": round(start), "first": round(first), "end": round(last)},
         "clips_left": len(left),
         "tracebacks": re.findall(r"^\S*(?:Error|Exception)\b.*", logged, re.MULTILINE)[:5],
         "faults": len(tally.faults),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mcp.types import CallToolResult
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.page, pytest.mark.timeout(400)]
 TOOLS = ["ask_video", "describe_sound", "find_clips", "find_moments"]
 
 

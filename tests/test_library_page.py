@@ -13,7 +13,7 @@ from avchat.world.clip_file import write_clip
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.page, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Twenty people at once for three minutes: no error, no answer of another, flat memory."""
+"""Twenty people for three minutes: no error, no cross-talk, memory flat after they leave."""
 
 import json
 import subprocess

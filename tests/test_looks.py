@@ -14,7 +14,7 @@ from avchat.ui.words import WORDS
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.page, pytest.mark.timeout(400)]
 AXE = Axe()
 # What has the focus must show it: by its outline, or a text field by its edge.
 UNSEEN_FOCUS = """() => {

@@ -15,7 +15,7 @@ from avchat.world.sounds import SAMPLE_RATE, render_waveform
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.page, pytest.mark.timeout(400)]
 SOUGHT = 3  # of six scenes of 4 s: from 12 s to 16 s
 
 

@@ -1,6 +1,7 @@
 """What the app refuses, and what it never shows: limits, files, names, passwords, faults."""
 
 import gc
+import shutil
 import struct
 import sys
 import time
@@ -9,10 +10,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import gradio as gr
 import httpx
 import pytest
+from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from pages import QUESTION, ask, open_clip, upload
@@ -27,7 +30,7 @@ from avchat.world.scenes import Scene
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.page, pytest.mark.timeout(400)]
 ROOT = Path(__file__).resolve().parent.parent
 PUBLIC = "http://93.184.215.14/clip.mp4"  # an address of the web, that needs no name server
 
@@ -42,27 +45,35 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home
 
 
+class Running(NamedTuple):
+    """An app that is served from this process."""
+
+    app: App
+    address: str
+    page: gr.Blocks
+
+
 @contextmanager
-def running(model: Path, **settings: Any) -> Iterator[tuple[App, str]]:
-    """Serve the app from this process; give it and its address."""
+def running(model: Path, **settings: Any) -> Iterator[Running]:
+    """Serve the app from this process."""
     app, page = make_app(Settings(str(model), **settings))
     try:
         serve(app, page, prevent_thread_lock=True, quiet=True)
-        yield app, page.local_url.rstrip("/")
+        yield Running(app, page.local_url.rstrip("/"), page)
     finally:
         page.close(verbose=False)
         app.visitors.close()
 
 
 @pytest.fixture(scope="module")
-def small(model_folder: Path, home: Path) -> Iterator[tuple[App, str]]:
+def small(model_folder: Path, home: Path) -> Iterator[Running]:
     """An app with narrow limits."""
     with running(model_folder, max_file_mb=1, max_minutes=0.1, at_once=1, queue=1) as running_app:
         yield running_app
 
 
 @pytest.fixture
-def client(small: tuple[App, str]) -> Iterator[Client]:
+def client(small: Running) -> Iterator[Client]:
     """A program with a session of its own."""
     client = Client(small[1], verbose=False)
     yield client
@@ -74,6 +85,13 @@ def file_at(address: str, path: object, **more: Any) -> httpx.Response:
     return httpx.get(f"{address}/gradio_api/file={path}", **more)
 
 
+def icons_of(address: str) -> list[str]:
+    """List the pictures on the page's buttons."""
+    parts = httpx.get(f"{address}/config").json()["components"]
+    icons = [part["props"].get("icon") for part in parts if part["type"] == "button"]
+    return [icon["path"] for icon in icons if icon]
+
+
 def refusal(client: Client, path: Path) -> str:
     """Open a file that is refused; return the line that is said."""
     with pytest.raises(AppError) as refused:
@@ -81,10 +99,8 @@ def refusal(client: Client, path: Path) -> str:
     return str(refused.value)
 
 
-def test_only_what_an_action_made_is_served(
-    small: tuple[App, str], client: Client, clip: Path
-) -> None:
-    app, address = small
+def test_only_what_an_action_made_is_served(small: Running, client: Client, clip: Path) -> None:
+    app, address, _ = small
     client.predict(handle_file(str(clip)), api_name="/open")
     [visitor] = app.visitors.all.values()
     shown = visitor.in_view().shown
@@ -101,13 +117,8 @@ def test_only_what_an_action_made_is_served(
     for path in (*secret, *places, *climbing, library, app.examples[0].path):
         assert file_at(address, path).status_code in (403, 404), path
 
-    icons = [
-        part["props"]["icon"]["path"]
-        for part in httpx.get(f"{address}/config").json()["components"]
-        if part["type"] == "button" and part["props"].get("icon")
-    ]
-    assert len(icons) == len(app.examples)
-    assert all(file_at(address, icon).status_code == 200 for icon in icons)
+    assert len(icons_of(address)) == len(app.examples)
+    assert all(file_at(address, icon).status_code == 200 for icon in icons_of(address))
 
 
 @pytest.fixture
@@ -129,7 +140,7 @@ def abroad() -> Iterator[list[Any]]:
 
 
 def test_gradio_fetches_no_address_for_a_client(
-    small: tuple[App, str], client: Client, abroad: list[Any]
+    small: Running, client: Client, abroad: list[Any]
 ) -> None:
     for address in (PUBLIC, "https://huggingface.co/x.mp4", "http://127.0.0.1:1/x.mp4"):
         assert file_at(small[1], address).status_code == 403
@@ -150,7 +161,7 @@ def test_no_file_is_served_as_a_page(name: str) -> None:
 
 
 def test_a_sound_that_is_a_page_as_well(
-    small: tuple[App, str], client: Client, sound_clip: Path, tmp_path: Path
+    small: Running, client: Client, sound_clip: Path, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
     page.write_bytes(sound_clip.read_bytes() + b"<script>alert(1)</script>")
@@ -162,7 +173,7 @@ def test_a_sound_that_is_a_page_as_well(
 
 
 def test_hostile_names_are_text(
-    small: tuple[App, str], open_page: Callable[..., "Page"], clip: Path, tmp_path: Path
+    small: Running, open_page: Callable[..., "Page"], clip: Path, tmp_path: Path
 ) -> None:
     page = open_page(small[1])
     for name in ("<img src=x onerror=window.hit=1>", "\u4e2d\u6587 \u00e9'&amp;", "n" * 250):
@@ -212,7 +223,7 @@ def test_what_is_no_clip_is_one_line(client: Client, clip: Path, tmp_path: Path)
 
 
 def test_too_long_and_too_large(
-    small: tuple[App, str], client: Client, browser: "Browser", scene: Scene, tmp_path: Path
+    small: Running, client: Client, browser: "Browser", scene: Scene, tmp_path: Path
 ) -> None:
     long = tmp_path / "long.mp4"
     write_film([scene, scene], long)
@@ -230,9 +241,9 @@ def test_too_long_and_too_large(
 
 
 def test_who_comes_when_the_queue_is_full_is_told(
-    small: tuple[App, str], browser: "Browser", clip: Path
+    small: Running, browser: "Browser", clip: Path
 ) -> None:
-    app, address = small
+    app, address, _ = small
     contexts = [browser.new_context() for _ in range(3)]
     pages = [context.new_page() for context in contexts]
     for page in pages:
@@ -255,8 +266,8 @@ def test_who_comes_when_the_queue_is_full_is_told(
     wait_until(lambda: not app.visitors.all)
 
 
-def test_one_thing_at_a_time(small: tuple[App, str], client: Client, clip: Path) -> None:
-    app, address = small
+def test_one_thing_at_a_time(small: Running, client: Client, clip: Path) -> None:
+    app, address, _ = small
     client.predict(handle_file(str(clip)), api_name="/open")
     with app.engine.turn:
         first = client.submit("what is there?", "both", api_name="/ask")
@@ -268,40 +279,45 @@ def test_one_thing_at_a_time(small: tuple[App, str], client: Client, clip: Path)
 
 
 def test_a_closed_tab_leaves_nothing(
-    small: tuple[App, str], browser: "Browser", clip: Path
+    small: Running, browser: "Browser", clip: Path, tmp_path: Path
 ) -> None:
-    app, address = small
+    app, address, blocks = small
 
     def files() -> set[Path]:
         found = (path for path in app.visitors.root.parent.rglob("*") if path.is_file())
         return {path for path in found if path.stat().st_size}  # gr.File makes some that are empty
 
     wait_until(lambda: not app.visitors.all)  # who was here before has left
-    before = files()
+    before, sessions = files(), set(blocks.state_holder.session_data)
     context = browser.new_context()
     page = context.new_page()
     page.goto(address)
-    open_clip(page, clip)
+    open_clip(page, Path(shutil.copy(clip, tmp_path / "closed.mp4")))
     ask(page, "what is there?")
     page.click("#save_md")
     page.locator("#exported a").first.wait_for()
     [visitor] = app.visitors.all.values()
-    kept = visitor.in_view().upload
+    [kept] = files() - before - set(visitor.folder.rglob("*"))
     [talk] = map(weakref.ref, visitor.in_view().talks.values())
-    assert kept.is_file() and (visitor.folder / visitor.in_view().id / "talk.md").is_file()
+    assert (
+        kept.name == "closed.mp4" and (visitor.folder / visitor.in_view().id / "talk.md").is_file()
+    )
     context.close()
     wait_until(lambda: not app.visitors.all)
     wait_until(lambda: not visitor.folder.exists())
-    assert not kept.exists()
-    assert files() == before
+    assert set(blocks.state_holder.session_data) <= sessions
+    assert files() - before == {kept}
+    delete_files_created_by_app(blocks, 0)  # as Gradio does after an hour
+    assert files() <= before
+    assert all(file_at(address, icon).status_code == 200 for icon in icons_of(address))
     visitor = None
     wait_until(lambda: gc.collect() >= 0 and talk() is None)
 
 
 def test_a_fault_of_ours_shows_nothing_of_this_machine(
-    small: tuple[App, str], browser: "Browser", clip: Path, capfd: pytest.CaptureFixture[str]
+    small: Running, browser: "Browser", clip: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    app, address = small
+    app, address, _ = small
     context = browser.new_context()
     page = context.new_page()
     page.goto(address)
@@ -319,7 +335,7 @@ def test_a_fault_of_ours_shows_nothing_of_this_machine(
 
 
 def test_without_the_password_nothing(model_folder: Path, home: Path, clip: Path) -> None:
-    with running(model_folder, auth="ann:secret,bob:word") as (app, address):
+    with running(model_folder, auth="ann:secret,bob:word") as (app, address, _):
         assert "components" not in httpx.get(f"{address}/config").text
         shut = {
             "get": ["config", "gradio_api/info", "gradio_api/queue/data?session_hash=x"],

@@ -14,7 +14,7 @@ from avchat.ui.timeline import KEEP, drawn
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.page, pytest.mark.timeout(400)]
 WAIT_MS = 60_000
 
 

@@ -77,6 +77,8 @@ def lay_out(app: App) -> ClipColumn:
             gr.Button(example.label, icon=str(example.thumbnail), size="sm")
             for example in app.examples
         ]
+        for pick in picks:
+            pick.keep_in_cache.add(pick.icon["path"])  # or its picture is gone after an hour
     recent = gr.Radio([], label=say("recent"), visible=False, elem_id="recent")
     status = gr.HTML("", visible=False, elem_id="clip-status")
     stop = gr.Button(say("stop"), size="sm", visible=False, elem_classes="avchat-stop")

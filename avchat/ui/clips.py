@@ -76,7 +76,6 @@ class Clip:
     hash: str  # of its bytes
     shown: Path  # what the browser plays: the file, or a copy in a form that it can play
     kind: Kind
-    upload: Path | None = None  # where Gradio keeps it, until the person leaves
     suggestion: str = ""  # a question that suits it, of an example
     contour: Contour | None = None
     embedded: EmbeddedFile | None = None

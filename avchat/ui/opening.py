@@ -5,14 +5,11 @@ MediaError says in one line why a file cannot be used; nothing of it is decoded 
 
 import mimetypes
 import os
-import re
 import secrets
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
-
-from gradio.utils import get_upload_folder
 
 from avchat.app_settings import Settings
 from avchat.contour import contour
@@ -61,7 +58,6 @@ def open_clip(
             sha256_of([own]),
             shown,
             kind_of(info),
-            path if watched and is_upload(path) else None,
             suggestion,
         )
         if stop.is_set():
@@ -115,15 +111,6 @@ def take(path: Path, own: Path) -> Path:
     except OSError:  # another file system, or one without links
         shutil.copyfile(path, own)
     return own
-
-
-def is_upload(path: Path) -> bool:
-    """Tell whether a file is one that Gradio keeps as an upload, <hash of its bytes>/<name>, and
-    none of this machine's own, which a person's leaving must not delete.
-    """
-    folder = path.resolve().parent
-    hashed = re.fullmatch("[0-9a-f]{64}", folder.name) is not None
-    return hashed and folder.parent == Path(get_upload_folder()).resolve()
 
 
 def file_name(name: str) -> str:

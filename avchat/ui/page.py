@@ -20,11 +20,13 @@ from avchat.ui import (
 )
 from avchat.ui.app import App, Example
 from avchat.ui.clips import Clip
+from avchat.ui.doors import forget_session
 from avchat.ui.words import say
 from avchat.world.examples import example_clips, example_film
 
-# What Gradio itself keeps of uploads: look every hour, delete what is older than two.
-DELETE_CACHE_S = (3600, 7200)
+# What Gradio itself keeps of uploads: look every ten minutes, delete what is older than an hour. A
+# clip that was opened has a link of its own, which goes with its person.
+DELETE_CACHE_S = (600, 3600)
 
 
 def load_examples(home: Path) -> list[Example]:
@@ -80,6 +82,7 @@ def build(app: App) -> gr.Blocks:
         def leave(request: gr.Request) -> None:
             """Forget whoever closes the page."""
             app.visitors.leave(request.session_hash)
+            forget_session(page, request.session_hash)
 
         more = [*asked.of_clip, *found.of_clip]
         clip_column.connect(app, column, after, more)

@@ -49,15 +49,8 @@ class Visitor:
             self.clips[clip.id] = clip
             self.clip = clip
             while len(self.clips) > RECENT:
-                self.discard(self.clips.pop(next(iter(self.clips))))
-
-    def discard(self, clip: Clip) -> None:
-        """Delete a clip's files, and the upload that it came from."""
-        with suppress(OSError):  # it may be gone, or of another file system
-            # Two people's uploads of the same bytes have one path: the latest takes it over.
-            if clip.upload is not None and clip.upload.samefile(clip.path):
-                clip.upload.unlink()
-        shutil.rmtree(self.folder / clip.id, ignore_errors=True)
+                gone = self.clips.pop(next(iter(self.clips)))
+                shutil.rmtree(self.folder / gone.id, ignore_errors=True)
 
     def in_view(self) -> Clip:
         """Return the clip in view; Refused where there is none."""
@@ -173,8 +166,6 @@ class Visitors:
             gone = self.all.pop(session, None)
         if gone is not None:
             gone.stop()
-            for clip in gone.clips.values():
-                gone.discard(clip)
             gone.clips.clear()
             gone.clip = None
             shutil.rmtree(gone.folder, ignore_errors=True)
