@@ -1,4 +1,4 @@
-"""The library for programs: listed, added to, searched and emptied by name; no path in any reply."""
+"""The library for programs: listed, added to, searched and emptied by name; never a path."""
 
 import json
 from pathlib import Path
