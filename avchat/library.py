@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import lancedb
 import pyarrow as pa
-from lancedb.index import IvfSq
 
 from avchat.library_table import (
     SENSES,
@@ -37,6 +35,9 @@ from avchat.library_table import (
     told,
 )
 
+if TYPE_CHECKING:
+    import lancedb
+
 __all__ = ["INDEX_ROWS", "Entry", "File", "Library", "LibraryError", "Maker"]
 
 INDEX_ROWS = 20_000  # vectors of a sense from which an index is faster than a scan
@@ -50,7 +51,9 @@ T = TypeVar("T")
 class Library:
     """A table of windows; made by `Library.open`."""
 
-    def __init__(self, uri: str, table: lancedb.table.Table, maker: Maker, index_rows: int) -> None:
+    def __init__(
+        self, uri: str, table: "lancedb.table.Table", maker: Maker, index_rows: int
+    ) -> None:
         """Hold an open table."""
         self.uri, self.table, self.maker, self.index_rows = uri, table, maker, index_rows
         self._appends = 0
@@ -72,6 +75,8 @@ class Library:
         Without a fingerprint the library is opened whatever made it. Raises LibraryError where
         there is something else, or the vectors are of another head than the fingerprint's.
         """
+        import lancedb  # it takes seconds: not when this file is imported
+
         uri = str(uri)
         check_place(uri, create)
         with told(uri):
@@ -209,6 +214,8 @@ class Library:
         return rows[0]["thumbnail"] if rows else b""
 
     def _build(self, sense: Sense, vectors: int, old: str | None) -> None:
+        from lancedb.index import IvfSq
+
         # The name says over how many vectors it was built: see `built_over`.
         name = f"{sense}_{vectors}"
         # Given as a size, since `optimize` joins cells below its own idea of that, 8192 vectors.

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.index import FTS, BTree
+
+if TYPE_CHECKING:  # where it runs it is imported when a library is opened: it takes seconds
+    import lancedb
+    from lancedb.index import FTS, BTree
 
 Sense = Literal["picture", "sound", "both"]
 SENSES: tuple[Sense, ...] = ("picture", "sound", "both")
@@ -86,7 +88,7 @@ def check_place(uri: str, create: bool) -> None:
         raise LibraryError(f"{uri}: this folder holds something else, not a library")
 
 
-def find_table(uri: str, db: lancedb.DBConnection) -> lancedb.table.Table | None:
+def find_table(uri: str, db: "lancedb.DBConnection") -> "lancedb.table.Table | None":
     """Open the table of windows; None where there is none, or one whose making was cut short."""
     with told(uri):
         try:
@@ -97,8 +99,10 @@ def find_table(uri: str, db: lancedb.DBConnection) -> lancedb.table.Table | None
     return None
 
 
-def make_table(uri: str, db: lancedb.DBConnection, maker: Maker) -> lancedb.table.Table:
+def make_table(uri: str, db: "lancedb.DBConnection", maker: Maker) -> "lancedb.table.Table":
     """Make an empty table; where another process has just made it, open that one."""
+    from lancedb.index import FTS, BTree
+
     record = json.dumps({"format": FORMAT, **vars(maker)})
     schema = table_schema(maker.width).with_metadata({RECORD: record})
     with told(uri):
@@ -108,13 +112,13 @@ def make_table(uri: str, db: lancedb.DBConnection, maker: Maker) -> lancedb.tabl
     return table
 
 
-def _make_index(table: lancedb.table.Table, column: str, config: FTS | BTree) -> None:
+def _make_index(table: "lancedb.table.Table", column: str, config: "FTS | BTree") -> None:
     """Index a column, unless another process has done so."""
     if not any(list(index.columns) == [column] for index in table.list_indices()):
         table.create_index(column, config=config, replace=True)
 
 
-def commit(uri: str, table: lancedb.table.Table, change: Callable[[], T]) -> T:
+def commit(uri: str, table: "lancedb.table.Table", change: Callable[[], T]) -> T:
     """Carry out one operation on a table, again while other writers overtake it."""
     for attempt in range(ATTEMPTS):
         with told(uri):
@@ -176,7 +180,7 @@ def vector_column(vectors: Sequence[np.ndarray | None], width: int) -> pa.FixedS
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width, mask=absent)
 
 
-def read_maker(uri: str, table: lancedb.table.Table) -> Maker:
+def read_maker(uri: str, table: "lancedb.table.Table") -> Maker:
     """Read which head made a table's vectors."""
     with told(uri):
         record = json.loads((table.schema.metadata or {}).get(RECORD, b"{}"))
