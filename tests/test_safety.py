@@ -9,7 +9,10 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
@@ -21,8 +24,9 @@ from gradio_client.exceptions import AppError
 from pages import QUESTION, ask, open_clip, upload
 
 from avchat.app_settings import Settings
-from avchat.ui import app_of_variables, make_app, serve
+from avchat.ui import app_of_variables, given, make_app, serve
 from avchat.ui.app import App
+from avchat.ui.from_url import fetch_url
 from avchat.ui.opening import file_name
 from avchat.world.clip_file import write_film
 from avchat.world.scenes import Scene
@@ -386,3 +390,37 @@ def wait_until(true: Callable[[], object]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_an_address_of_the_web_where_those_are_taken(
+    small: Running,
+    model_folder: Path,
+    browser: "Browser",
+    clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(small.address)
+    page.wait_for_selector("#ask")
+    assert page.locator("#web-address").count() == 0  # off, as it is by default
+    handler = partial(SimpleHTTPRequestHandler, directory=clip.parent)
+    web = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=web.serve_forever, daemon=True).start()
+    here = f"http://127.0.0.1:{web.server_port}/{clip.name}"
+    with running(model_folder, url=True) as (app, address, _):
+        page.goto(address)
+        page.get_by_role("tab", name="Web address").click()
+        page.fill("#web-address textarea, #web-address input", here)
+        page.click("#web-open")
+        page.locator("#clip-status [role=alert]", has_text="error: ").wait_for()
+        allowed = partial(fetch_url, allow=frozenset({web.server_address}))
+        monkeypatch.setattr(given, "fetch_url", allowed)  # this machine, for once
+        page.click("#web-open")
+        page.locator("#clip-status strong", has_text=clip.name).wait_for()
+        page.locator(".avchat-stop:visible").wait_for(state="hidden")
+        assert "Saw 8 frames" in ask(page, "what is there?")
+        [visitor] = app.visitors.all.values()
+        assert list(visitor.folder.iterdir()) == [visitor.in_view().path.parent]
+        context.close()
+    web.shutdown()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
@@ -21,6 +22,7 @@ from avchat.ui import player, timeline
 from avchat.ui.app import App, Example
 from avchat.ui.asking import FAULTS
 from avchat.ui.clips import Clip, Options
+from avchat.ui.given import fetched
 from avchat.ui.opening import open_clip, survey
 from avchat.ui.progress import BAR, teller
 from avchat.ui.visitors import Refused, Visitor
@@ -39,6 +41,7 @@ class ClipColumn:
     upload: gr.File
     picks: list[gr.Button]
     webcam: gr.Video
+    web: tuple[gr.Textbox, gr.Button] | None  # an address of the web, where those are taken
     recent: gr.Radio
     status: gr.HTML
     player: gr.HTML
@@ -71,6 +74,7 @@ def lay_out(app: App) -> ClipColumn:
             webcam = gr.Video(
                 label=say("webcam"), sources=["webcam"], include_audio=True, elem_id="webcam"
             )
+        web = lay_out_web() if app.settings.url else None
     gr.Markdown(say("examples"), elem_id="examples-title")
     with gr.Row(elem_id="examples"):
         picks = [
@@ -90,8 +94,17 @@ def lay_out(app: App) -> ClipColumn:
                 say("export_span"), size="sm", interactive=False, elem_id="export-span"
             )
     exported = gr.File(label=say("exported"), visible=False, interactive=False, elem_id="exported")
-    given = (upload, picks, webcam, recent, status, screen, line, gr.State(None))
+    given = (upload, picks, webcam, web, recent, status, screen, line, gr.State(None))
     return ClipColumn(*given, ask_span, export_span, stop, exported)
+
+
+def lay_out_web() -> tuple[gr.Textbox, gr.Button]:
+    """Make the place for an address of the web."""
+    with gr.Tab(say("web")):
+        address = gr.Textbox(
+            label=say("web_address"), placeholder="https://", max_lines=1, elem_id="web-address"
+        )
+        return address, gr.Button(say("web_open"), elem_id="web-open")
 
 
 def connect(
@@ -105,21 +118,26 @@ def connect(
     outputs = [*column.outputs, *more]
     shared: dict[str, Any] = {**PRIVATE, **MEDIA, "show_progress_on": column.status}
 
-    def opened(visitor: Visitor, path: str, question: str, progress: gr.Progress) -> Iterator:
+    def opened(
+        visitor: Visitor, path: Path | str, question: str, progress: gr.Progress
+    ) -> Iterator:
         """Open a clip; the tabs change once, since somebody may be typing by the next step."""
-        for step, (clip, values) in enumerate(
-            open_steps(app, visitor, Path(path), question, progress)
-        ):
+        for step, (clip, values) in enumerate(open_steps(app, visitor, path, question, progress)):
             others = after(clip, question) if step == 1 else [gr.skip()] * len(more)
             yield [*values, *others, None]  # the upload is taken back: the next one is welcome
 
     def upload(request: gr.Request, path: str, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
-        yield from opened(app.visitors.of(request), path, "", progress)
+        yield from opened(app.visitors.of(request), Path(path), "", progress)
+
+    def fetch(
+        request: gr.Request, address: str, progress: gr.Progress = BAR
+    ) -> Iterator[list[Any]]:
+        yield from opened(app.visitors.of(request), address, "", progress)
 
     def example_of(one: Example) -> Callable[..., Iterator[list[Any]]]:
         def example(request: gr.Request, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
             visitor = app.visitors.of(request)
-            yield from opened(visitor, str(one.path), one.question, progress)
+            yield from opened(visitor, one.path, one.question, progress)
 
         return example
 
@@ -133,6 +151,9 @@ def connect(
     given = [*outputs, column.upload]
     column.upload.upload(upload, [column.upload], given, **shared)
     column.webcam.stop_recording(upload, [column.webcam], given, **shared)
+    if column.web is not None:
+        address, go = column.web
+        gr.on([address.submit, go.click], fetch, [address], given, **shared)
     column.recent.input(again, [column.recent], outputs, **PRIVATE)
     for pick, one in zip(column.picks, app.examples, strict=True):
         pick.click(example_of(one), None, given, **shared)
@@ -185,18 +206,22 @@ def in_words() -> Iterator[None]:
 
 
 def open_steps(
-    app: App, visitor: Visitor, path: Path, question: str, progress: gr.Progress
+    app: App, visitor: Visitor, path: Path | str, question: str, progress: gr.Progress
 ) -> Iterator[tuple[Clip | None, list[Any]]]:
     """Take a file in view step by step; give the clip with the values of the column's outputs.
 
     First what it is, then how it sounds, then it is ready to be asked about: what is encoded now
     need not be encoded when the first question comes. A file that cannot be used is one line.
+    A path that is text is an address of the web.
     """
     told = teller(progress)
     try:
         with visitor.opening() as stop:
             yield None, opening_values()
-            clip = open_clip(visitor, path, app.settings, told, stop, suggestion=question)
+            with TemporaryDirectory(dir=visitor.folder, ignore_cleanup_errors=True) as folder:
+                if isinstance(path, str):
+                    path = fetched(path, app.settings, Path(folder), told, stop)
+                clip = open_clip(visitor, path, app.settings, told, stop, suggestion=question)
             yield clip, shown_clip(visitor, busy=True)
             survey(clip, told, stop)
             yield clip, later_values(visitor, clip, busy=True)

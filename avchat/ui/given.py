@@ -16,6 +16,7 @@ from avchat.moments import SENSES
 from avchat.ui.clips import Options
 from avchat.ui.doors import ABROAD
 from avchat.ui.from_url import UrlError, fetch_url
+from avchat.ui.progress import Told, silent
 from avchat.ui.visitors import Refused
 
 SERVED = "/gradio_api/file="  # what stands before the path in an address of this app's own files
@@ -37,10 +38,23 @@ def file_of(given: object, settings: Settings, folder: Path, stop: Event) -> Pat
     """
     if not isinstance(given, str) or SERVED in given or not given.startswith(WEB):
         return uploaded(given)
+    return fetched(given, settings, folder, silent, stop)
+
+
+def fetched(address: str, settings: Settings, folder: Path, told: Told, stop: Event) -> Path:
+    """Fetch a file from a public address of the web into a folder, where the settings allow it.
+
+    Raises Refused for what cannot be had, and when it was stopped.
+    """
     if not settings.url:
         raise Refused(ABROAD)
+
+    def tell(done: float, total: float) -> None:
+        told("fetching", done, total)
+
+    most = settings.max_file_mb * 1_000_000
     try:
-        found = fetch_url(given, folder, max_bytes=settings.max_file_mb * 1_000_000, stop=stop)
+        found = fetch_url(address, folder, max_bytes=most, progress=tell, stop=stop)
     except UrlError as error:
         raise Refused(str(error)) from error
     if found is None:
