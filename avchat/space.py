@@ -16,6 +16,7 @@ import tyro
 from huggingface_hub import CardData, metadata_load
 from tyro.conf import Positional
 
+from avchat.app_settings import Settings
 from avchat.input_error import InputError, in_one_line, say
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,7 +107,7 @@ def is_space(folder: Path) -> bool:
 def readme(space: Space, root: Path) -> str:
     """Write the card: the repository's own front matter, and what this model changes in it."""
     told = metadata_load(root / "README.md")
-    bundled = space.model == "tiny"
+    bundled = space.model == Settings.model
     if not bundled:
         told["models"] = [space.model]
         told["preload_from_hub"] = [space.model]

@@ -272,6 +272,8 @@ def test_an_example_is_one_click_and_reloading_begins_anew(
     page.wait_for_function(f"document.querySelector('{QUESTION}').value != ''")
     page.click("#ask")
     page.get_by_role("link", name="What does this rest on?").wait_for(timeout=WAIT_MS)
+    page.locator("#timeline", has_text="best at").wait_for()  # Gradio complains of cut streams
+    page.wait_for_timeout(500)
     page.reload()
     page.wait_for_selector("#ask")
     assert page.locator("#player video").count() == 0
