@@ -52,7 +52,7 @@ class Space:
 
     out: Positional[Path]
     """folder to write: new, empty, or one of a Space, whose app is then replaced"""
-    model: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tiny"
+    model: Annotated[str, tyro.conf.arg(metavar="NAME")] = Settings.model
     """the model that it shows: the bundled tiny, or a name on the Hub"""
     zero: bool = False
     """for ZeroGPU: with a version of torch that it takes"""
@@ -81,13 +81,13 @@ def check(space: Space, root: Path) -> None:
     """Refuse what cannot become a Space."""
     if not (root / "app.py").is_file():
         raise InputError("a Space is made from avchat's repository: run this there")
-    named = space.model == "tiny" or space.model.count("/") == 1
+    named = space.model == Settings.model or space.model.count("/") == 1
     if not named or Path(space.model).is_dir():
         raise InputError(
             f"--model {space.model}: a Space has tiny, or a name on the Hub as me/my-model "
             "(avchat push puts a model there)"
         )
-    if space.zero and space.model == "tiny":
+    if space.zero and space.model == Settings.model:
         say("note: the bundled model needs no GPU; free CPU hardware runs it as fast")
     here = space.out.resolve()
     if here == root or here.is_relative_to(root / "avchat") or root.is_relative_to(here):
@@ -128,7 +128,7 @@ def readme(space: Space, root: Path) -> str:
 def entry(space: Space, root: Path) -> str:
     """Write app.py, which names the model unless a variable of the Space does."""
     text = (root / "app.py").read_text(encoding="utf-8")
-    if space.model == "tiny":
+    if space.model == Settings.model:
         return text
     docstring, end, code = text.partition('"""\n\n')
     named = f'import os\n\nos.environ.setdefault("AVCHAT_MODEL", "{space.model}")\n\n'

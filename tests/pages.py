@@ -2,16 +2,19 @@
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import httpx
 import pytest
 
 if TYPE_CHECKING:
@@ -83,3 +86,34 @@ def ask(page: "Page", question: str) -> str:
     page.locator("#talk .receipt:not(:text('Waiting'))").nth(answered).wait_for(timeout=WAIT_MS)
     page.locator("#ask button:enabled, #ask:enabled").wait_for()
     return page.locator("#talk .bot").last.inner_text()
+
+
+def png(width: int, height: int, rows: bytes) -> bytes:
+    """Make a grey picture of a size, whatever its rows hold."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    chunks = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    """Wait for something that happens in another thread."""
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def file_at(address: str, path: object, **more: Any) -> httpx.Response:
+    """Ask for a file as anybody can."""
+    return httpx.get(f"{address}/gradio_api/file={path}", **more)
+
+
+def icons_of(address: str) -> list[str]:
+    """List the pictures on the page's buttons."""
+    parts = httpx.get(f"{address}/config").json()["components"]
+    icons = [part["props"].get("icon") for part in parts if part["type"] == "button"]
+    return [icon["path"] for icon in icons if icon]

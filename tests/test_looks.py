@@ -97,6 +97,12 @@ def look(open_page: Callable[..., "Page"], address: str, width: int, **settings:
     assert not wrong
 
 
+def test_no_word_is_called_as_a_choice_is() -> None:
+    """Gradio translates the value of a choice, too, where a word has its name."""
+    choices = {"both", "sound", "picture", "text", "frame", "range", "clip"}
+    assert not choices & set(WORDS["en"])
+
+
 def test_everyone_can_use_it(address: str, open_page: Callable[..., "Page"]) -> None:
     look(open_page, address, 1280)
 

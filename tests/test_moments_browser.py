@@ -74,7 +74,7 @@ def test_by_text_with_keys_and_exports(page: "Page", film: tuple) -> None:
     page.click("#save-csv")
     page.locator("#moments-file").get_by_text(".csv").first.wait_for()
     page.get_by_text("Scores as a table").click()
-    assert page.locator("#scores td").count() > 20
+    page.locator("#scores td").nth(20).wait_for()
     page.locator("#moments").get_by_text("Ask about it").first.click()
     page.locator("#part").get_by_text("About 0:1").wait_for()
     assert page.locator("#ask").is_visible()

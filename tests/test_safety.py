@@ -2,11 +2,8 @@
 
 import gc
 import shutil
-import struct
 import sys
-import time
 import weakref
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +18,7 @@ import pytest
 from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from pages import QUESTION, ask, open_clip, upload
+from pages import QUESTION, ask, file_at, icons_of, open_clip, png, upload, wait_until
 
 from avchat.app_settings import Settings
 from avchat.ui import app_of_variables, given, make_app, serve
@@ -82,18 +79,6 @@ def client(small: Running) -> Iterator[Client]:
     client = Client(small[1], verbose=False)
     yield client
     client.predict(api_name="/leave")
-
-
-def file_at(address: str, path: object, **more: Any) -> httpx.Response:
-    """Ask for a file as anybody can."""
-    return httpx.get(f"{address}/gradio_api/file={path}", **more)
-
-
-def icons_of(address: str) -> list[str]:
-    """List the pictures on the page's buttons."""
-    parts = httpx.get(f"{address}/config").json()["components"]
-    icons = [part["props"].get("icon") for part in parts if part["type"] == "button"]
-    return [icon["path"] for icon in icons if icon]
 
 
 def refusal(client: Client, path: Path) -> str:
@@ -194,17 +179,6 @@ def test_hostile_names_are_text(
             page.locator("#exported a").first.click()
         assert "what is there?" in Path(saved.value.path()).read_text()
     assert page.evaluate("window.hit") is None
-
-
-def png(width: int, height: int, rows: bytes) -> bytes:
-    """Make a grey picture of a size, whatever its rows hold."""
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    chunks = [
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in parts
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def test_what_is_no_clip_is_one_line(client: Client, clip: Path, tmp_path: Path) -> None:
@@ -382,14 +356,6 @@ def test_what_is_not_right_is_one_line(
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1
-
-
-def wait_until(true: Callable[[], object]) -> None:
-    """Wait for something that happens in another thread."""
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_an_address_of_the_web_where_those_are_taken(

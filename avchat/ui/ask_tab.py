@@ -82,7 +82,11 @@ def lay_out(app: App) -> AskTab:
         go = gr.Button(say("ask"), variant="primary", scale=2, min_width=80, elem_id="ask")
         stop = gr.Button(say("stop"), interactive=False, scale=1, min_width=80, elem_id="stop")
     with gr.Row(elem_id="senses"):
-        senses = [(say("both"), "both"), (say("sound"), "sound"), (say("picture"), "picture")]
+        senses = [
+            (say("sense_both"), "both"),
+            (say("sense_sound"), "sound"),
+            (say("sense_picture"), "picture"),
+        ]
         sense = gr.Radio(
             senses, value="both", label=say("may_use"), container=False, scale=4, elem_id="sense"
         )

@@ -101,7 +101,11 @@ def lay_out(app: App) -> LibraryTab:
             )  # fmt: skip
         parts = [(say(f"lib_part_{part}"), part) for part in PARTS]
         part = gr.Radio(parts, value="", label=say("lib_part"), elem_id="library-part")
-    senses = [(say("both"), "both"), (say("sound"), "sound"), (say("picture"), "picture")]
+    senses = [
+        (say("sense_both"), "both"),
+        (say("sense_sound"), "sound"),
+        (say("sense_picture"), "picture"),
+    ]
     sense = gr.Radio(senses, value="both", label=say("compare_by"), elem_id="library-sense")
     with gr.Accordion(say("lib_filters"), open=False, elem_id="library-filters"):
         filters = lay_out_filters()

@@ -95,7 +95,11 @@ def lay_out(app: App) -> MomentsTab:
         elem_id="find-clip",
     )
     hints = [gr.Markdown(say(f"hint_{way}"), visible=False) for way in HINTED]
-    senses = [(say("both"), "both"), (say("sound"), "sound"), (say("picture"), "picture")]
+    senses = [
+        (say("sense_both"), "both"),
+        (say("sense_sound"), "sound"),
+        (say("sense_picture"), "picture"),
+    ]
     sense = gr.Radio(senses, value="both", label=say("compare_by"), elem_id="find-sense")
     with gr.Accordion(say("find_more"), open=False, elem_id="find-more"):
         weigh = gr.Checkbox(False, label=say("weigh"), elem_id="find-weigh")
