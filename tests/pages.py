@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,9 @@ QUESTION = "#question textarea, #question input"
 
 
 @contextmanager
-def serve(model: str, cache: Path, **settings: str) -> Iterator[str]:
+def serve(
+    model: str, cache: Path, program: Sequence[str] = ("app.py",), **settings: str
+) -> Iterator[str]:
     """Run app.py in a process of its own; give its address. Args: settings: further variables."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -41,7 +43,7 @@ def serve(model: str, cache: Path, **settings: str) -> Iterator[str]:
     }
     log = cache / "app.log"
     with log.open("w") as out:
-        command = [sys.executable, "app.py"]
+        command = [sys.executable, *program]
         app = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | settings, stdout=out, stderr=subprocess.STDOUT
         )

@@ -21,7 +21,7 @@ from gradio_client.exceptions import AppError
 from pages import QUESTION, ask, file_at, icons_of, open_clip, png, upload, wait_until
 
 from avchat.app_settings import Settings
-from avchat.ui import app_of_variables, given, make_app, serve
+from avchat.ui import given, make_app, serve
 from avchat.ui.app import App
 from avchat.ui.from_url import fetch_url
 from avchat.ui.opening import file_name
@@ -330,32 +330,6 @@ def test_without_the_password_nothing(model_folder: Path, home: Path, clip: Path
             Client(address, verbose=False, auth=("ann", "word"))
         client = Client(address, verbose=False, auth=("bob", "word"))
         assert client.predict(handle_file(str(clip)), api_name="/open")["name"] == "clip.mp4"
-
-
-WRONG = {
-    "AVCHAT_MODEL": "/no/such/model",
-    "AVCHAT_HEAD": "/no/such/head",
-    "AVCHAT_QUEUE": "many",
-    "AVCHAT_MAX_MINUTES": "nan",
-    "AVCHAT_AUTH": "nobody",
-    "XDG_CACHE_HOME": "/proc/none",
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_what_is_not_right_is_one_line(
-    name: str,
-    home: Path,
-    bundled: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv(name, WRONG[name])
-    with pytest.raises(SystemExit) as ended:
-        app_of_variables()
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and said.count("\n") == 1
 
 
 def test_an_address_of_the_web_where_those_are_taken(
