@@ -20,6 +20,7 @@ import gradio as gr
 
 from avchat.app_settings import Settings
 from avchat.ui.clips import Clip
+from avchat.ui.memory import give_back
 
 RECENT = 6  # clips of a person that can be gone back to: our choice
 TOKEN_BYTES = 16
@@ -169,6 +170,7 @@ class Visitors:
             gone.clips.clear()
             gone.clip = None
             shutil.rmtree(gone.folder, ignore_errors=True)
+            give_back()
 
     def sweep(self) -> None:
         """Forget who did nothing for long and has nothing running."""
