@@ -50,7 +50,7 @@ left out, by the model's own where it has a whole one"""
     auth: str | None = None
     """name:password that visitors must give; several with commas between them"""
     mcp: bool = True
-    """also serve the four MCP tools"""
+    """the four MCP tools are served; --no-mcp: they are not"""
 
     def __post_init__(self) -> None:
         """Raise SettingsError where a number makes no sense."""

@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from avchat.app_settings import Settings
 from avchat.ui.clips import Options
 
 NAMES = {"max_new_tokens": "max_tokens"}  # of options, where endpoints call them otherwise
@@ -23,7 +24,7 @@ class Call:
     question: str
     sense: str = "both"
     options: Options = Options()
-    model: str = "tiny"
+    model: str = Settings.model
     locked: bool = False  # visitors must give a name and a password
 
     @property
@@ -54,7 +55,7 @@ def shell(call: Call) -> str:
     """Write commands of avchat, which need no server: ask, find the moments, find the file."""
     unusual = call.unusual
     words = ["avchat", "chat", call.file, call.question]
-    words += ["--model", call.model] if call.model != "tiny" else []
+    words += ["--model", call.model] if call.model != Settings.model else []
     words += ["--sense", call.sense] if call.sense != "both" else []
     for name in FLAGS:
         if name in unusual:
