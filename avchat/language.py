@@ -92,7 +92,7 @@ def build_language(
         where = {} if spread is None else spread.options()
         model = _published(config, dtype=dtype, **few, **where)
         if bits is not None:
-            _return_freed_memory()
+            return_freed_memory()
         return model
     if spread is not None:
         raise ConfigError("to offload needs a language model from the Hub or a folder")
@@ -207,7 +207,7 @@ def restore_language(
     except RuntimeError as error:
         raise ConfigError(f"the language model does not fit its weights ({error})") from error
     if bits is not None:
-        _return_freed_memory()
+        return_freed_memory()
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if wrong:
         raise ConfigError(
@@ -243,7 +243,7 @@ def check_widths(model: nn.Module) -> None:
             )
 
 
-def _return_freed_memory() -> None:
+def return_freed_memory() -> None:
     """Have glibc give freed memory back to the system.
 
     After making a model small it keeps what the layers took before: 0.76 GB beside 0.31 GB of

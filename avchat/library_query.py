@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avchat.heads import Head
+from avchat.heads import Head, Vectors
 from avchat.library_find import Query
 from avchat.library_table import Sense
 from avchat.media import Media, MediaError, probe
@@ -47,6 +47,30 @@ def example_vector(
     Of a long one a few windows are looked at, evenly spread. MediaError where nothing decodes,
     QueryError where it lacks the sense.
     """
+    found = mean_direction([vars(one)[sense] for one in looks(head, path, sense, start, end)])
+    if found is None:
+        lacks = {"sound": "no sound", "picture": "no picture", "both": "nothing"}[sense]
+        raise QueryError(f"{path.name}: there is {lacks} in it to look for")
+    return found
+
+
+def file_vectors(
+    head: Head, path: Path, start: float | None = None, end: float | None = None
+) -> Vectors:
+    """Return the mean directions of a file, or of its part in seconds: of each sense that it has.
+
+    Raises:
+        MediaError: nothing decodes.
+    """
+    seen = looks(head, path, "both", start, end)
+    senses = ("picture", "sound", "both")
+    return Vectors(*(mean_direction([vars(one)[sense] for one in seen]) for sense in senses))
+
+
+def looks(
+    head: Head, path: Path, sense: Sense, start: float | None, end: float | None
+) -> list[Vectors]:
+    """Look at a file, of a long one at a few windows, evenly spread; MediaError if none decodes."""
     windows = windows_of(path, head.window_s, start, end)
     places = np.linspace(0, len(windows) - 1, min(len(windows), PARTS)).round().astype(int)
     taken = load_parts(
@@ -60,11 +84,14 @@ def example_vector(
     media = [one for one in taken if isinstance(one, Media)]
     if not media:
         raise next(one for one in taken if isinstance(one, MediaError))
-    vectors = [vars(one)[sense] for one in head.clips(media)]
+    return head.clips(media)
+
+
+def mean_direction(vectors: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Return the mean direction, float32 [D], of the vectors that there are; None of none."""
     known = [vector for vector in vectors if vector is not None]
     if not known:
-        lacks = {"sound": "no sound", "picture": "no picture", "both": "nothing"}[sense]
-        raise QueryError(f"{path.name}: there is {lacks} in it to look for")
+        return None
     mean = np.mean(known, axis=0, dtype=np.float64)
     return (mean / np.linalg.norm(mean)).astype(np.float32)
 

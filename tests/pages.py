@@ -10,15 +10,20 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import httpx
 import pytest
 
+from avchat.app_settings import Settings
+
 if TYPE_CHECKING:
+    import gradio as gr
     from playwright.sync_api import Page
+
+    from avchat.ui.app import App
 
 ROOT = Path(__file__).resolve().parent.parent
 # Generous: on a machine that does other work a page may take a minute that takes seconds else.
@@ -119,3 +124,26 @@ def icons_of(address: str) -> list[str]:
     parts = httpx.get(f"{address}/config").json()["components"]
     icons = [part["props"].get("icon") for part in parts if part["type"] == "button"]
     return [icon["path"] for icon in icons if icon]
+
+
+class Running(NamedTuple):
+    """An app that is served from this process."""
+
+    app: "App"
+    address: str
+    page: "gr.Blocks"
+
+
+@contextmanager
+def running(model: Path, **settings: Any) -> Iterator[Running]:
+    """Serve the app from this process."""
+    from avchat.ui import make_app
+    from avchat.ui import serve as serve_page
+
+    app, page = make_app(Settings(str(model), **settings))
+    try:
+        serve_page(app, page, prevent_thread_lock=True, quiet=True)
+        yield Running(app, page.local_url.rstrip("/"), page)
+    finally:
+        page.close(verbose=False)
+        app.visitors.close()

@@ -116,6 +116,18 @@ def test_one_thing_at_a_time_for_each_person(app: App, opened: Callable, clip: P
     assert running.state == "done"
 
 
+def test_a_question_that_is_pressed_twice_is_asked_once(
+    app: App, opened: Callable, clip: Path
+) -> None:
+    _, shown = opened(clip)
+    first = Exchange("what do you see?")
+    assert shown.add(first) and not shown.add(Exchange("what do you see?"))
+    assert shown.under_way() is first and len(shown.exchanges) == 1
+    assert shown.add(Exchange("what do you hear?"))  # another one waits behind it
+    shown.exchanges[-1].state = first.state = "done"
+    assert shown.under_way() is None and shown.add(Exchange("what do you hear?"))
+
+
 def test_stop_ends_the_answer_and_says_so(app: App, opened: Callable, clip: Path) -> None:
     visitor, shown = opened(clip)
     exchange = Exchange("describe what you see and hear.")
@@ -146,6 +158,7 @@ def test_many_are_answered_side_by_side(app: App, opened: Callable, clip: Path) 
     assert list(said.values()) == [wanted] * 4
 
 
+@pytest.mark.page
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -167,6 +180,7 @@ def test_what_cannot_be_asked_is_one_line(
     assert asked(app, visitor, shown, "what do you see?").state == "done"
 
 
+@pytest.mark.page
 def test_a_range_is_asked_about_alone_and_the_talk_goes_on(
     app: App, opened: Callable, clip: Path
 ) -> None:
@@ -179,6 +193,7 @@ def test_a_range_is_asked_about_alone_and_the_talk_goes_on(
     assert whole.turn == 2 and whole.receipt.heard.seconds == pytest.approx(4.0, abs=0.1)
 
 
+@pytest.mark.page
 def test_taken_back_and_asked_anew(app: App, opened: Callable, clip: Path) -> None:
     visitor, shown = opened(clip)
     asked(app, visitor, shown, "what do you see?")
@@ -191,6 +206,7 @@ def test_taken_back_and_asked_anew(app: App, opened: Callable, clip: Path) -> No
     assert again.receipt.tokens == second.receipt.tokens
 
 
+@pytest.mark.page
 def test_evidence_on_demand(app: App, opened: Callable, clip: Path) -> None:
     visitor, shown = opened(clip)
     asked(app, visitor, shown, "what do you hear?")
@@ -207,6 +223,7 @@ def test_evidence_on_demand(app: App, opened: Callable, clip: Path) -> None:
             weigh(app, shown, number)
 
 
+@pytest.mark.page
 def test_comparing_leaves_the_talk_alone(app: App, opened: Callable, clip: Path) -> None:
     visitor, shown = opened(clip)
     asked(app, visitor, shown, "what do you see?")
@@ -228,6 +245,7 @@ def test_relevance_over_time(app: App, opened: Callable, clip: Path) -> None:
     assert np.isfinite(curve.sound).all() and np.isfinite(curve.picture).all()
 
 
+@pytest.mark.page
 def test_looking_through_a_clip_gives_way_to_the_next_question(
     app: App, opened: Callable, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def test_right_answers_about_sounds_and_pictures(
         assert question.answer in ask(page, question.question).lower()
 
 
+@pytest.mark.page
 def test_the_switch(address: str, open_page: Callable[..., "Page"], clip: Path) -> None:
     page = open_page(address)
     open_clip(page, clip)
@@ -68,6 +69,7 @@ def test_the_switch(address: str, open_page: Callable[..., "Page"], clip: Path) 
     assert "The sound was switched off for this question." in ask(page, "what is there?")
 
 
+@pytest.mark.page
 def test_what_an_answer_rests_on_and_what_each_sense_says(
     address: str, open_page: Callable[..., "Page"], clip: Path
 ) -> None:
@@ -88,6 +90,7 @@ def test_what_an_answer_rests_on_and_what_each_sense_says(
     assert page.locator("#talk .user").count() == 1, "the talk did not change"
 
 
+@pytest.mark.page
 def test_retry_edit_and_take_back(
     address: str, open_page: Callable[..., "Page"], clip: Path
 ) -> None:
@@ -129,18 +132,25 @@ def test_seek_by_click_and_by_keyboard(
     at_time(page, 4.0, 0.3)
 
 
+def mark(page: "Page", start: float, end: float) -> None:
+    """Mark a range on the timeline by the mouse, in parts of its width."""
+    box = page.locator("#timeline [role=slider]").bounding_box()
+    assert box is not None
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * start, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * end, y, steps=5)
+    page.mouse.up()
+
+
+@pytest.mark.page
 def test_a_range_is_asked_about_and_exported(
     address: str, open_page: Callable[..., "Page"], clip: Path
 ) -> None:
     page = open_page(address)
     open_clip(page, clip)
     assert page.is_disabled("#ask-span")
-    box = page.locator("#timeline [role=slider]").bounding_box()
-    y = box["y"] + box["height"] / 2
-    page.mouse.move(box["x"] + box["width"] * 0.25, y)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.75, y, steps=5)
-    page.mouse.up()
+    mark(page, 0.25, 0.75)
     page.locator("#ask-span:enabled").click()
     page.get_by_text("About 0:01 to 0:03 only").wait_for()
     assert "over 2." in ask(page, "What do you see?")
@@ -150,8 +160,15 @@ def test_a_range_is_asked_about_and_exported(
         page.locator("#exported a").first.click()
     with av.open(str(made.value.path())) as file:
         assert file.duration / 1e6 == pytest.approx(2.0, abs=0.2)
+    mark(page, 0.45, 0.7)  # the question follows the mark
+    page.get_by_text("About 0:01.8 to 0:02.8 only").wait_for()
+    page.locator("#timeline").get_by_role("button", name="Clear").click()
+    page.locator("#part").wait_for(state="hidden")
+    assert "over 4." in ask(page, "What do you see?")
+    assert "to 0:0" not in page.locator("#talk .user").last.inner_text()
 
 
+@pytest.mark.page
 def test_the_talk_and_captions_are_saved(
     address: str, open_page: Callable[..., "Page"], clip: Path
 ) -> None:
@@ -173,6 +190,7 @@ def test_the_talk_and_captions_are_saved(
     assert page.locator("#player video track").count() == 1
 
 
+@pytest.mark.page
 def test_relevance_is_drawn_and_settings_are_reset(
     address: str, open_page: Callable[..., "Page"], clip: Path
 ) -> None:
@@ -193,6 +211,7 @@ def test_relevance_is_drawn_and_settings_are_reset(
     assert "was cut" not in ask(page, "describe what you see and hear.")
 
 
+@pytest.mark.page
 def test_a_clip_without_sound(
     address: str, open_page: Callable[..., "Page"], silent_clip: Path
 ) -> None:
@@ -203,6 +222,7 @@ def test_a_clip_without_sound(
     assert "This file has no sound track: nothing was heard." in ask(page, "what do you hear?")
 
 
+@pytest.mark.page
 def test_a_sound_without_a_picture(
     address: str, open_page: Callable[..., "Page"], sound_clip: Path
 ) -> None:
@@ -225,6 +245,7 @@ def test_a_broken_file(address: str, open_page: Callable[..., "Page"], tmp_path:
     page.get_by_text("error: open a clip first").wait_for()
 
 
+@pytest.mark.page
 def test_a_film_that_no_browser_plays_is_played_and_asked_about(
     address: str, open_page: Callable[..., "Page"], clip: Path, tmp_path: Path
 ) -> None:
@@ -251,6 +272,7 @@ CLICK_STOP_WHEN_IT_CAN_BE = """() => {
 }"""
 
 
+@pytest.mark.page
 def test_stop_stops_the_model(address: str, open_page: Callable[..., "Page"], clip: Path) -> None:
     page = open_page(address)
     open_clip(page, clip)
@@ -280,6 +302,7 @@ def test_an_example_is_one_click_and_reloading_begins_anew(
     assert page.locator("#talk .user").count() == 0
 
 
+@pytest.mark.page
 def test_two_visitors(
     address: str, open_page: Callable[..., "Page"], clip: Path, silent_clip: Path
 ) -> None:
@@ -293,6 +316,7 @@ def test_two_visitors(
     assert ours.locator("#talk .user").count() == theirs.locator("#talk .user").count() == 1
 
 
+@pytest.mark.page
 def test_recent_clips_keep_their_talks(
     address: str, open_page: Callable[..., "Page"], clip: Path, silent_clip: Path
 ) -> None:

@@ -86,6 +86,7 @@ def is_there(search: Search) -> bool:
     return DURATION_S * SOUGHT < middle < DURATION_S * (SOUGHT + 1)
 
 
+@pytest.mark.page
 @pytest.mark.parametrize(
     ("by", "sense", "compared"),
     [
@@ -175,6 +176,7 @@ def test_what_was_found_is_exported(film: Film) -> None:
         export(film.app, film.visitor, "csv", ticked)
 
 
+@pytest.mark.page
 def test_a_stop_keeps_what_was_found(app: App, film: Film, arrive: Callable) -> None:
     app.engine.looked.clear()  # else what others have looked through is there at once
     visitor, clip = arrive(film.clip.path)

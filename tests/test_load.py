@@ -12,7 +12,7 @@ PEOPLE, SECONDS = 20, 180
 GROWTH = 1.1  # of the memory after everyone has left once; allocators keep some of what was freed
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_twenty_people_for_three_minutes(bundled: str) -> None:
     command = [sys.executable, "eval/app_load.py", "--people", str(PEOPLE)]

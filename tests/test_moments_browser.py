@@ -106,5 +106,7 @@ def test_no_good_match_and_what_cannot_be(page: "Page") -> None:
     page.get_by_label("The marked range").check()
     page.click("#find")
     page.locator("#find-status [role=alert]").get_by_text("mark a range").wait_for()
+    page.locator("#moment-exports").wait_for(state="hidden")  # no older result stands below
+    assert page.locator("#moments .av-go").count() == 0
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

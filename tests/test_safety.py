@@ -5,24 +5,31 @@ import shutil
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import gradio as gr
 import httpx
 import pytest
 from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from pages import QUESTION, ask, file_at, icons_of, open_clip, png, upload, wait_until
+from pages import (
+    QUESTION,
+    Running,
+    ask,
+    file_at,
+    icons_of,
+    open_clip,
+    png,
+    running,
+    upload,
+    wait_until,
+)
 
-from avchat.app_settings import Settings
-from avchat.ui import given, make_app, serve
-from avchat.ui.app import App
+from avchat.ui import given
 from avchat.ui.from_url import fetch_url
 from avchat.ui.opening import file_name
 from avchat.world.clip_file import write_film
@@ -44,26 +51,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("XDG_CACHE_HOME", str(home))
         patch.setenv("GRADIO_TEMP_DIR", str(home / "gradio"))
         yield home
-
-
-class Running(NamedTuple):
-    """An app that is served from this process."""
-
-    app: App
-    address: str
-    page: gr.Blocks
-
-
-@contextmanager
-def running(model: Path, **settings: Any) -> Iterator[Running]:
-    """Serve the app from this process."""
-    app, page = make_app(Settings(str(model), **settings))
-    try:
-        serve(app, page, prevent_thread_lock=True, quiet=True)
-        yield Running(app, page.local_url.rstrip("/"), page)
-    finally:
-        page.close(verbose=False)
-        app.visitors.close()
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +220,11 @@ def test_who_comes_when_the_queue_is_full_is_told(
             with page.expect_response(lambda answer: "queue/join" in answer.url) as joined:
                 page.click("#ask")
             assert joined.value.status == (503 if number == 2 else 200)
-            said = "too many people are asking" if number == 2 else "Waiting for its turn"
+            said = (
+                "too many people are asking"
+                if number == 2
+                else "Waiting: the clip is being prepared"
+            )
             page.locator("#talk", has_text=said).wait_for()
             wait_until(lambda: any(visitor.stops for visitor in app.visitors.all.values()))
     for page in pages[:2]:
@@ -283,7 +274,7 @@ def test_a_closed_tab_leaves_nothing(
     context.close()
     wait_until(lambda: not app.visitors.all)
     wait_until(lambda: not visitor.folder.exists())
-    assert set(blocks.state_holder.session_data) <= sessions
+    wait_until(lambda: set(blocks.state_holder.session_data) <= sessions)  # a little later
     assert files() - before == {kept}
     delete_files_created_by_app(blocks, 0)  # as Gradio does after an hour
     assert files() <= before

@@ -10,7 +10,15 @@ from avchat.ui.ask_tab import DEFAULTS, AskTab, messages, options_of, part_value
 from avchat.ui.asking import FAULTS, agreed, ask, compare, lanes, rewind, shows_lanes, weigh
 from avchat.ui.captions import captions
 from avchat.ui.chat_log import alert, as_json, as_markdown, comparison_panel, evidence_panel
-from avchat.ui.clip_column import MEDIA, PRIVATE, ClipColumn, in_words, line_value, screen_value
+from avchat.ui.clip_column import (
+    MEDIA,
+    PRIVATE,
+    ClipColumn,
+    in_words,
+    line_value,
+    screen_value,
+    span_of,
+)
 from avchat.ui.clips import Clip, Exchange
 from avchat.ui.progress import BAR, teller
 from avchat.ui.visitors import Refused, Visitor
@@ -46,7 +54,10 @@ def asked(app: App, tab: AskTab, outputs: list[Any]) -> list[Any]:
         request: gr.Request, question: str, sense: str, part: Any, *settings: Any
     ) -> list[Any]:
         try:
-            clip = app.visitors.of(request).in_view()
+            visitor = app.visitors.of(request)
+            if visitor.unseen:  # else the question would be about the clip that is about to go
+                raise Refused("a clip is being opened: ask when it is shown")
+            clip = visitor.in_view()
         except Refused as error:
             said = [{"role": "assistant", "content": alert(str(error))}]
             return [said, question, *busy(False), gr.skip()]
@@ -54,14 +65,16 @@ def asked(app: App, tab: AskTab, outputs: list[Any]) -> list[Any]:
             said = {"role": "assistant", "content": alert("the question is empty")}
             return [[*messages(app, clip), said], question, *busy(False), gr.skip()]
         exchange = Exchange(question, sense, options_of(part, list(settings)))
-        clip.exchanges.append(exchange)
+        if not clip.add(exchange):  # two events of one press: Enter, and the button under it
+            return [gr.skip(), "", *busy(True), gr.skip()]
         return [messages(app, clip), "", *busy(True), gr.skip()]
 
     def stop(request: gr.Request) -> None:
         visitor = app.visitors.of(request)
         visitor.stop()
-        for exchange in visitor.clip.exchanges if visitor.clip else ():
-            exchange.stop.set()
+        for clip in list(visitor.clips.values()):
+            for exchange in clip.exchanges:
+                exchange.stop.set()
 
     tab.stop.click(stop, None, None, **QUICK)
     given = [tab.question, tab.sense, tab.part_of, *tab.settings]
@@ -73,16 +86,26 @@ def answer_of(app: App) -> Callable[..., Any]:
 
     def answer(request: gr.Request, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
         visitor = app.visitors.of(request)
-        clip = visitor.clip
-        if clip is None or not clip.exchanges or clip.exchanges[-1].state != "waiting":
-            yield [gr.skip(), gr.skip(), *busy(False), gr.skip()]
+        clip = waiting_in(visitor)
+        if clip is None:
+            under_way = any(c.under_way() for c in visitor.clips.values())
+            yield [gr.skip(), gr.skip(), *busy(under_way), gr.skip()]
             return
-        exchange = clip.exchanges[-1]
-        for _ in ask(app, visitor, clip, exchange, teller(progress)):
-            yield [messages(app, clip), gr.skip(), *busy(True), gr.skip()]
-        yield [messages(app, clip), gr.skip(), *busy(False), line_value(clip)]
+        for _ in ask(app, visitor, clip, clip.exchanges[-1], teller(progress)):
+            shown = messages(app, clip) if visitor.clip is clip else gr.skip()
+            yield [shown, gr.skip(), *busy(True), gr.skip()]
+        done = [gr.skip(), gr.skip()]
+        if visitor.clip is clip:
+            done = [messages(app, clip), line_value(clip)]
+        yield [done[0], gr.skip(), *busy(False), done[1]]
 
     return answer
+
+
+def waiting_in(visitor: Visitor) -> Clip | None:
+    """Find the clip whose last question waits for its answer: the person may look at another."""
+    clips = list(visitor.clips.values())
+    return next((c for c in clips if c.exchanges and c.exchanges[-1].state == "waiting"), None)
 
 
 def follow(app: App, tab: AskTab, column: ClipColumn, answered: Any, slow: dict[str, Any]) -> None:
@@ -116,14 +139,16 @@ def failed(app: App) -> Callable[..., Any]:
     """Make what ends a question that was not answered: the queue is full, or the fault is ours."""
 
     def end(request: gr.Request) -> list[Any]:
-        clip = app.visitors.of(request).clip
+        visitor = app.visitors.of(request)
+        clip = waiting_in(visitor) or visitor.clip
         if clip is None:
             return [gr.skip(), gr.skip(), *busy(False), gr.skip()]
         exchange = clip.exchanges[-1] if clip.exchanges else None
         if exchange is not None and exchange.receipt is None and not exchange.error:
             waits = exchange.state == "waiting"  # `ask` has not seen it
             exchange.state, exchange.error = "failed", CROWDED if waits else OUR_FAULT
-        return [messages(app, clip), gr.skip(), *busy(False), gr.skip()]
+        shown = messages(app, clip) if visitor.clip is clip else gr.skip()
+        return [shown, gr.skip(), *busy(False), gr.skip()]
 
     return end
 
@@ -168,16 +193,16 @@ def settled(visitor: Visitor) -> Clip:
 
 
 def connect_part(tab: AskTab, column: ClipColumn) -> None:
-    """Ask about the range that is marked on the timeline, until it is cleared."""
+    """Ask about the range that is marked on the timeline: it is followed until it is cleared."""
+
+    def marked(part: Any, event: gr.EventData) -> list[Any]:
+        if part is None:  # nobody asks about a range
+            return [gr.skip(), gr.skip()]
+        return part_values(span_of(event))
 
     outputs = [tab.part_of, tab.part]
     column.ask_span.click(part_values, [column.span], outputs, **QUICK)
-    column.span.change(
-        lambda span, part: [gr.skip(), gr.skip()] if span or not part else part_values(None),
-        [column.span, tab.part_of],
-        outputs,
-        **QUICK,
-    )
+    column.timeline.select(marked, [tab.part_of], outputs, **QUICK)
 
 
 def connect_panel(app: App, tab: AskTab, column: ClipColumn, slow: dict[str, Any]) -> None:
@@ -190,7 +215,11 @@ def connect_panel(app: App, tab: AskTab, column: ClipColumn, slow: dict[str, Any
         return gr.HTML(evidence_panel(clip.exchanges[event.number], found), visible=True)
 
     def side_by_side(
-        request: gr.Request, question: str, part: Any, *settings: Any, progress: gr.Progress = BAR
+        request: gr.Request,
+        question: str,
+        part: Any,
+        progress: gr.Progress = BAR,  # Gradio fills it in by its place
+        *settings: Any,
     ) -> Iterator[Any]:
         visitor = app.visitors.of(request)
         with in_words():

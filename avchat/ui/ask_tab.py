@@ -10,7 +10,7 @@ from avchat.media import MediaInfo
 from avchat.ui.app import App
 from avchat.ui.captions import pane
 from avchat.ui.chat_log import messages as laid_out
-from avchat.ui.clips import Clip, Options, clock
+from avchat.ui.clips import Clip, Options, moment
 from avchat.ui.words import say
 
 LINKS = """
@@ -137,13 +137,13 @@ def options_of(part: tuple[float, float] | None, settings: list[Any]) -> Options
 
 
 def for_clip(app: App, clip: Clip | None, question: str) -> list[Any]:
-    """Give the values of `AskTab.of_clip`."""
+    """Give the values of `AskTab.of_clip`. Without a question what is typed stays."""
     talk = [] if clip is None else messages(app, clip)
     starters = starter_questions(clip.info) if clip is not None else []
     panel = gr.HTML("", visible=False)
     starters = gr.Radio(starters, value=None, visible=bool(starters))
     part = gr.HTML("", visible=False)
-    return [talk, question, starters, panel, part, None, transcript_of(clip)]
+    return [talk, question or gr.skip(), starters, panel, part, None, transcript_of(clip)]
 
 
 def transcript_of(clip: Clip | None) -> Any:
@@ -169,5 +169,5 @@ def part_values(span: tuple[float, float] | None) -> list[Any]:
     """Give the values of `part_of` and `part` for a range in seconds, or for the whole clip."""
     if span is None:
         return [None, gr.HTML("", visible=False)]
-    words = f"About {clock(span[0])} to {clock(span[1])} only; clear the range to ask about all."
+    words = f"About {moment(span[0])} to {moment(span[1])} only; clear the range to ask about all."
     return [span, gr.HTML(html.escape(words), visible=True)]

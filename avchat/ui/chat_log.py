@@ -12,10 +12,10 @@ from avchat.chat import Receipt
 from avchat.evidence import Evidence
 from avchat.receipt import in_words
 from avchat.ui.asking import Compared, times_in
-from avchat.ui.clips import Clip, Exchange, clock
+from avchat.ui.clips import Clip, Exchange, moment
 
 SENSE_WORDS = {"both": "sound + picture", "sound": "sound only", "picture": "picture only"}
-WAITING = "Waiting for its turn ..."
+WAITING = "Waiting: the clip is being prepared, or others are asking ..."
 
 
 def messages(exchanges: Sequence[Exchange], notice: str) -> list[dict[str, str]]:
@@ -31,7 +31,7 @@ def asked(exchange: Exchange) -> str:
     """Write a question, with the range that it is about and the senses it leaves out."""
     options, marks = exchange.options, []
     if options.start is not None and options.end is not None:
-        marks.append(f"{clock(options.start)} to {clock(options.end)}")
+        marks.append(f"{moment(options.start)} to {moment(options.end)}")
     if exchange.sense != "both":
         marks.append(SENSE_WORDS[exchange.sense])
     mark = f' <span class="mark">({", ".join(marks)})</span>' if marks else ""
@@ -144,7 +144,7 @@ def markdown_lines(clip: Clip) -> Iterator[str]:
     """Yield the lines of a talk."""
     for exchange in clip.exchanges:
         options = exchange.options
-        part = f" ({clock(options.start)} to {clock(options.end)})" if options.end else ""
+        part = f" ({moment(options.start)} to {moment(options.end)})" if options.end else ""
         yield f"**{exchange.question}**{part} ({SENSE_WORDS[exchange.sense]})"
         yield ""
         yield exchange.answer or f"error: {exchange.error}"

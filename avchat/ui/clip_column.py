@@ -33,6 +33,11 @@ FILE_TYPES = ["video", "audio", "image"]
 MEDIA: dict[str, Any] = {"concurrency_id": "media", "concurrency_limit": 2}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 
+# Files to keep come up in one place, which may be out of sight of the button that made them.
+SHOW_EXPORTED = """() => {
+  setTimeout(() => document.querySelector("#exported")?.scrollIntoView({ block: "nearest" }), 200);
+}"""
+
 
 @dataclass
 class ClipColumn:
@@ -122,8 +127,11 @@ def connect(
         visitor: Visitor, path: Path | str, question: str, progress: gr.Progress
     ) -> Iterator:
         """Open a clip; the tabs change once, since somebody may be typing by the next step."""
-        for step, (clip, values) in enumerate(open_steps(app, visitor, path, question, progress)):
-            others = after(clip, question) if step == 1 else [gr.skip()] * len(more)
+        begun = False
+        for clip, values in open_steps(app, visitor, path, question, progress):
+            first = clip is not None and not begun
+            others = after(clip, question) if first else [gr.skip()] * len(more)
+            begun = begun or first
             yield [*values, *others, None]  # the upload is taken back: the next one is welcome
 
     def upload(request: gr.Request, path: str, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
@@ -164,7 +172,7 @@ def connect_span(app: App, column: ClipColumn) -> None:
     """Follow the range that is marked on the timeline; cut it out when asked to."""
 
     def marked(event: gr.EventData) -> list[Any]:
-        span = None if event.start is None else (float(event.start), float(event.end))
+        span = span_of(event)
         return [span, *[gr.update(interactive=span is not None)] * 2]
 
     def export(request: gr.Request, span: tuple[float, float] | None) -> dict[str, Any]:
@@ -176,9 +184,15 @@ def connect_span(app: App, column: ClipColumn) -> None:
         app.visitors.of(request).stop()
 
     buttons = [column.ask_span, column.export_span]
+    column.exported.change(None, None, None, js=SHOW_EXPORTED, **PRIVATE)
     column.timeline.select(marked, None, [column.span, *buttons], queue=False, **PRIVATE)
     column.export_span.click(export, [column.span], [column.exported], **PRIVATE, **MEDIA)
     column.stop.click(stop, None, None, queue=False, **PRIVATE)
+
+
+def span_of(event: gr.EventData) -> tuple[float, float] | None:
+    """Read the range, in seconds, that the timeline says is marked; None for none."""
+    return None if event.start is None else (float(event.start), float(event.end))
 
 
 def export_range(app: App, visitor: Visitor, span: tuple[float, float] | None) -> Path:
@@ -190,9 +204,10 @@ def export_range(app: App, visitor: Visitor, span: tuple[float, float] | None) -
     folder = visitor.folder / clip.id / "cuts"
     folder.mkdir(exist_ok=True)
     ending = ".mp4" if clip.info.has_video else ".m4a"
-    out = folder / f"{Path(clip.name).stem}_{start:.1f}-{end:.1f}{ending}"
-    with visitor.doing(app.settings.per_person):
-        cut_isolated(clip.path, start, end, out, exact=True, overwrite=True)
+    out = folder / f"{clip.path.stem}_{start:.1f}-{end:.1f}{ending}"
+    with visitor.doing(app.settings.per_person) as stop:
+        if cut_isolated(clip.path, start, end, out, exact=True, overwrite=True, stop=stop) is None:
+            raise Refused("stopped: nothing was cut")
     return out
 
 
@@ -211,8 +226,8 @@ def open_steps(
     """Take a file in view step by step; give the clip with the values of the column's outputs.
 
     First what it is, then how it sounds, then it is ready to be asked about: what is encoded now
-    need not be encoded when the first question comes. A file that cannot be used is one line.
-    A path that is text is an address of the web.
+    need not be encoded when the first question comes. A file that cannot be used is one line, and
+    the clip that was in view stays. A path that is text is an address of the web.
     """
     told = teller(progress)
     try:
@@ -230,8 +245,7 @@ def open_steps(
         yield clip, later_values(visitor, clip)
     except FAULTS as error:
         if not visitor.openings:  # else another clip has taken its place
-            visitor.clip = None
-            yield None, shown_clip(visitor, str(error))
+            yield None, refused_values(visitor, str(error))
 
 
 def opening_values() -> list[Any]:
@@ -239,6 +253,20 @@ def opening_values() -> list[Any]:
     status = gr.HTML('<span role="status">Opening ...</span>', visible=True)
     still = [gr.skip()] * 5
     return [status, *still, gr.Button(visible=True), gr.skip(), gr.skip()]
+
+
+def refused_values(visitor: Visitor, error: str) -> list[Any]:
+    """Give the values of `ClipColumn.outputs` when a file could not be opened: one line."""
+    line = f'<span class="error" role="alert">error: {html.escape(error)}</span>'
+    kept = "" if visitor.clip is None else f"<br>{card(visitor.clip)}"
+    still = [gr.skip()] * 5
+    return [
+        gr.HTML(line + kept, visible=True),
+        *still,
+        gr.Button(visible=False),
+        gr.skip(),
+        gr.skip(),
+    ]
 
 
 def later_values(visitor: Visitor, clip: Clip, *, busy: bool = False) -> list[Any]:
@@ -252,17 +280,13 @@ def later_values(visitor: Visitor, clip: Clip, *, busy: bool = False) -> list[An
     return [*drawn, *[gr.skip()] * 3, gr.Button(visible=busy), gr.skip(), gr.skip()]
 
 
-def shown_clip(visitor: Visitor, error: str = "", *, busy: bool = False) -> list[Any]:
+def shown_clip(visitor: Visitor, *, busy: bool = False) -> list[Any]:
     """Give the values of `ClipColumn.outputs` for the clip in view; busy: it can be stopped."""
-    clip = visitor.clip
+    clip = visitor.in_view()
     buttons = [*[gr.update(interactive=False)] * 2, gr.Button(visible=busy)]
     buttons.append(gr.File(None, visible=False))
     choices = [(one.name, one.id) for one in reversed(visitor.clips.values())]
-    recent = gr.Radio(choices, value=clip.id if clip else None, visible=len(choices) > 1)
-    if clip is None:
-        said = f'<span class="error" role="alert">error: {html.escape(error)}</span>'
-        status = gr.HTML(said if error else "", visible=bool(error))
-        return [status, None, None, None, *buttons, recent]
+    recent = gr.Radio(choices, value=clip.id, visible=len(choices) > 1)
     status = gr.HTML(card(clip), visible=True)
     return [status, screen_value(clip), line_value(clip), None, *buttons, recent]
 

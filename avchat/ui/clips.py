@@ -87,11 +87,26 @@ class Clip:
     talks: dict[tuple, "Conversation | LongConversation"] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)  # of its talks: one is made at a time
     looking: Lock = field(default_factory=Lock)  # one at a time embeds it
+    asking: Lock = field(default_factory=Lock)  # of its exchanges: one is added at a time
 
     @property
     def duration_s(self) -> float:
         """Return how long it is; measured, as soon as it is known, where the file does not say."""
         return self.info.duration_s if self.contour is None else self.contour.duration_s
+
+    def under_way(self) -> Exchange | None:
+        """Return the question that waits for its answer, or is being answered; None without."""
+        last = self.exchanges[-1] if self.exchanges else None
+        return last if last is not None and last.state in ("waiting", "answering") else None
+
+    def add(self, exchange: Exchange) -> bool:
+        """Add a question; False where the same one is under way: it was pressed twice."""
+        with self.asking:
+            before = self.under_way()
+            if before is not None and before.question == exchange.question:
+                return False
+            self.exchanges.append(exchange)
+            return True
 
     def card(self) -> str:
         """Describe it in one line of HTML: length, size, codecs, sound."""
@@ -121,6 +136,12 @@ class Clip:
             "sound": info.audio_codec if info.has_audio else None,
             "bytes": self.size_bytes,
         }
+
+
+def moment(seconds: float) -> str:
+    """Write a moment to a tenth of a second: 0:07.4; a whole second as `clock` does."""
+    tenths = round(10 * seconds)
+    return clock(tenths // 10) + (f".{tenths % 10}" if tenths % 10 else "")
 
 
 def clock(seconds: float) -> str:

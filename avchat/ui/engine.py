@@ -35,6 +35,7 @@ from avchat.ui.zero import Reach, reach
 Talk = Conversation | LongConversation
 Kept = Features | PooledFeatures
 T = TypeVar("T")
+NO_HEAD = "this app has no lookup head: it answers questions and finds nothing"
 
 
 class SharedHead:
@@ -201,7 +202,7 @@ class Engine:
         be searched.
         """
         if self.shared_head is None:
-            raise Refused("this app has no lookup head: it answers questions and finds nothing")
+            raise Refused(NO_HEAD)
         with clip.looking:
             if clip.embedded is None:
                 known = self.looked.get(clip.hash)
@@ -224,7 +225,7 @@ class Engine:
     def texts(self, texts: list[str]) -> np.ndarray:
         """Give texts the lookup head's vectors, float32 [N, D]; Refused where there is none."""
         if self.shared_head is None:
-            raise Refused("this app has no lookup head: it answers questions and finds nothing")
+            raise Refused(NO_HEAD)
         return self.shared_head.texts(texts)
 
     def drop(self, talk: Talk) -> None:

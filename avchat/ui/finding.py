@@ -14,21 +14,22 @@ import numpy as np
 from avchat.embedded import EmbeddedFile, Found
 from avchat.encoders import Sense
 from avchat.heads import Head
-from avchat.media import Media, MediaError, MediaInfo, probe
+from avchat.library_query import QueryError, example_vector
+from avchat.media import Media, MediaInfo, probe
 from avchat.moments import Curve, Span, check_senses, query_vector
 from avchat.parts import load_parts
 from avchat.thumbnails import THUMBNAIL_SIDE, thumbnail
 from avchat.ui.app import App
-from avchat.ui.clips import Clip, clock
+from avchat.ui.clips import Clip, clock, moment
+from avchat.ui.engine import NO_HEAD
 from avchat.ui.progress import Told, silent
 from avchat.ui.searches import BYS, Search, Wish
 from avchat.ui.span_files import write_spans
 from avchat.ui.visitors import Refused, Visitor
-from avchat.windows import Window, spread
+from avchat.windows import Window
 
 MOST = 50  # results that may be asked for
 FRAME_S = 0.04  # of a clip, around the moment in view
-PARTS = 8  # windows of a long example that are looked at, evenly spread
 # Scores from which on a match is clear. A head's own threshold comes first. For the bundled one,
 # which has none: of 31 captions that were true of a film of the world 100 % (picture: 58 %) were
 # found, of 80 that were not 13 % (32 %).
@@ -46,7 +47,7 @@ def find(
     """
     head = app.engine.shared_head
     if head is None:
-        raise Refused("this app has no lookup head: it answers questions and finds nothing")
+        raise Refused(NO_HEAD)
     check(wish)
     check_senses(head, clip.info, wish.sense)
     with visitor.doing(app.settings.per_person) as stop:
@@ -96,57 +97,41 @@ def query_of(head: Head, clip: Clip, wish: Wish) -> tuple[np.ndarray, Wish]:
         info = probe(wish.file, isolate=True)
         wish = replace(wish, sense="sound" if wish.sense == "both" else wish.sense)
         check_senses(head, clip.info, wish.sense)
-        return example(head, wish.file, info, 0.0, length_of(info), "sound"), wish
+        return example(head, wish.file, info, "sound"), wish
     if wish.by == "frame":
         at = min(max(wish.start or 0.0, 0.0), max(0.0, clip.duration_s - FRAME_S))
         wish = replace(wish, sense="picture" if wish.sense == "both" else wish.sense)
         check_senses(head, clip.info, wish.sense)
-        return example(head, clip.path, clip.info, at, at + FRAME_S, "picture"), wish
+        return example(head, clip.path, clip.info, "picture", at, at + FRAME_S), wish
     if wish.by == "range":
         if wish.start >= clip.duration_s:
             raise Refused(f"there is no range from {wish.start:g} s on: the clip is shorter")
         part = wish.start, min(wish.end, clip.duration_s)
-        return example(head, clip.path, clip.info, *part, wish.sense), wish
+        return example(head, clip.path, clip.info, wish.sense, *part), wish
     info = probe(wish.file, isolate=True)
-    return example(head, wish.file, info, 0.0, length_of(info), wish.sense), wish
-
-
-def length_of(info: MediaInfo) -> float:
-    """Return the length of an example in seconds; one that does not say it counts as a minute."""
-    return info.duration_s if info.is_exact or info.is_still else 60.0
+    return example(head, wish.file, info, wish.sense), wish
 
 
 def example(
-    head: Head, path: Path, info: MediaInfo, start: float, end: float, sense: Sense
+    head: Head,
+    path: Path,
+    info: MediaInfo,
+    sense: Sense,
+    start: float | None = None,
+    end: float | None = None,
 ) -> np.ndarray:
-    """Return the mean direction of a part of a file, a unit vector float32 [D].
+    """Return the mean direction of a file or a part of it, a unit vector float32 [D].
 
-    Of a long part a few windows are looked at, evenly spread. Raises MediaError where nothing
-    decodes, Refused where the sense is absent.
+    Raises MediaError where nothing decodes, Refused where the sense is absent.
     """
     if sense == "sound" and not info.has_audio:
         raise Refused("there is no sound in what you gave as an example")
     if sense == "picture" and not info.has_video:
         raise Refused("there is no picture in what you gave as an example")
-    windows = [Window(0.0, 0.0)]
-    if not info.is_still:
-        windows = spread(start, end, head.window_s, 0.0)
-    places = np.linspace(0, len(windows) - 1, min(len(windows), PARTS)).round().astype(int)
-    taken = load_parts(
-        path,
-        [windows[place] for place in places],
-        frames=0 if sense == "sound" else head.frames,
-        size=head.size,
-        sound=head.hears and sense != "picture",
-        isolate=True,
-    )
-    media = [one for one in taken if isinstance(one, Media)]
-    if not media:
-        raise next(one for one in taken if isinstance(one, MediaError))
-    known = [vars(one)[sense] for one in head.clips(media) if vars(one)[sense] is not None]
-    if not known:
-        raise Refused("nothing in this example can be compared")
-    return query_vector(head, np.mean(known, axis=0))
+    try:
+        return example_vector(head, path, sense, start=start, end=end)
+    except QueryError as error:
+        raise Refused("nothing in this example can be compared") from error
 
 
 def least_of(head: Head, wish: Wish) -> float | None:
@@ -228,9 +213,9 @@ def title_of(wish: Wish) -> str:
     if wish.by == "text":
         return wish.text.strip()
     if wish.by == "range":
-        return f"like {clock(wish.start)} to {clock(wish.end)}"
+        return f"like {moment(wish.start)} to {moment(wish.end)}"
     if wish.by == "frame":
-        return f"like the picture at {clock(wish.start or 0.0)}"
+        return f"like the picture at {moment(wish.start or 0.0)}"
     return "like the sound that was given" if wish.by == "sound" else "like the clip that was given"
 
 

@@ -145,7 +145,8 @@ function scoreWords(lane, words) {
   const known = lane.scores.filter((score) => score !== null);
   if (!known.length) return [];
   const best = lane.times[lane.scores.indexOf(Math.max(...known))];
-  const told = [fill(words.best, { time: clock(best) })];
+  // where all is one window there is no best place
+  const told = known.length > 1 ? [fill(words.best, { time: clock(best) })] : [];
   if (lane.threshold !== null) told.push(words.threshold);
   return told;
 }

@@ -315,7 +315,7 @@ def connect_opening(
         begun = False
         for clip, values in steps(app, visitor, hash, path, progress):
             step = dict(zip(column.outputs, values, strict=True))
-            if clip is None or not begun:
+            if clip is not None and not begun:
                 step |= dict(zip(more, after(clip, ""), strict=True))
             if clip is not None and begun:  # the person may have done something meanwhile
                 for part in (column.span, column.ask_span, column.export_span, column.exported):

@@ -266,7 +266,11 @@ def connect(app: App, tab: MomentsTab, column: ClipColumn, asked: AskTab, tabs: 
                     drawn = monotonic()
                     yield [line_value(clip), *found_values(clip, search)]
         except FAULTS as error:
-            yield [gr.skip(), alert(str(error)), *[gr.skip()] * 5, *busy(False)]
+            if clip is None or visitor.stops:  # something else is being done: it goes on
+                yield [gr.skip(), alert(str(error)), *[gr.skip()] * 5, *busy(False)]
+                return
+            clip.search = None  # what was found before does not answer this
+            yield [line_value(clip), alert(str(error)), *for_clip(clip)[1:]]
 
     def look(
         request: gr.Request,

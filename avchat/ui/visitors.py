@@ -19,8 +19,8 @@ from time import monotonic
 import gradio as gr
 
 from avchat.app_settings import Settings
+from avchat.language import return_freed_memory
 from avchat.ui.clips import Clip
-from avchat.ui.memory import give_back
 
 RECENT = 6  # clips of a person that can be gone back to: our choice
 TOKEN_BYTES = 16
@@ -39,6 +39,7 @@ class Visitor:
     clip: Clip | None = None  # the one in view
     stops: set[Event] = field(default_factory=set)  # of what runs or waits for this person
     openings: set[Event] = field(default_factory=set)  # of clips that are being opened
+    unseen: set[Event] = field(default_factory=set)  # of those whose clip is not in view yet
     asides: set[Event] = field(default_factory=set)  # of what nobody waits for
     last_s: float = field(default_factory=monotonic)
     lock: Lock = field(default_factory=Lock)
@@ -48,6 +49,7 @@ class Visitor:
         with self.lock:
             self.clips.pop(clip.id, None)
             self.clips[clip.id] = clip
+            self.unseen.clear()
             self.clip = clip
             while len(self.clips) > RECENT:
                 gone = self.clips.pop(next(iter(self.clips)))
@@ -81,12 +83,14 @@ class Visitor:
             for event in self.openings:
                 event.set()
             self.openings.add(stop)
+            self.unseen.add(stop)
         try:
             yield stop
         finally:
             self.last_s = monotonic()
             with self.lock:
                 self.openings.discard(stop)
+                self.unseen.discard(stop)
 
     @contextmanager
     def aside(self) -> Iterator[Event]:
@@ -170,7 +174,7 @@ class Visitors:
             gone.clips.clear()
             gone.clip = None
             shutil.rmtree(gone.folder, ignore_errors=True)
-            give_back()
+            return_freed_memory()  # else glibc keeps megabytes for each who comes
 
     def sweep(self) -> None:
         """Forget who did nothing for long and has nothing running."""
