@@ -34,7 +34,8 @@ from avchat.transcripts import Transcriber
 
 JOIN = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False)"  # what `reach` tries
 KNOCK_S = 5.0  # until a machine counts as out of reach
-CONNECT_S = 30.0  # until what answers counts as no cluster
+# Until what answers counts as no cluster. A busy head needs half a minute for a client's process.
+CONNECT_S = 90.0
 JOBS = 4096  # that a run is divided in while they stay small: enough for hundreds of workers
 JOB_FILES = 32  # in a job at most: what a worker holds until it is sent
 BLOCKS = 10_000  # of jobs that Ray Data gives out: it keeps a record of each

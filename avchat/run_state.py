@@ -90,6 +90,7 @@ class RunState:
             shards = {"exclude_frozen_parameters": True} if self.sharded else {}
             self.accelerator.save_state(str(new), **shards)
             self._write(new / "model")
+            self.accelerator.wait_for_everyone()  # a slower rank may still write its own state
             if self.accelerator.is_main_process:
                 (new / STATE_FILE).write_text(json.dumps(self._describe(step, counts)))
                 new.rename(whole)

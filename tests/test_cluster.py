@@ -129,7 +129,7 @@ def pids(nodes: Cluster) -> list[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_two_nodes_make_what_one_machine_makes(
     nodes: Cluster, clips: Path, here: Library, head: Head, tmp_path: Path
 ) -> None:
@@ -143,7 +143,7 @@ def test_two_nodes_make_what_one_machine_makes(
     assert_same_content(library, here)
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_what_is_there_is_skipped_and_what_moved_is_followed(
     nodes: Cluster, clips: Path, head: Head, tmp_path: Path
 ) -> None:
@@ -167,7 +167,7 @@ def test_what_is_there_is_skipped_and_what_moved_is_followed(
     assert paths == {str(path) for path in folder.iterdir()}
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
     nodes: Cluster, clips: Path, here: Library, head: Head, tmp_path: Path
 ) -> None:
@@ -186,7 +186,7 @@ def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
     assert_same_content(library, here)
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_node_that_goes_down_loses_and_doubles_nothing(
     nodes: Cluster, clips: Path, here: Library, head: Head, tmp_path: Path
 ) -> None:
@@ -213,7 +213,7 @@ def opened_by(path: Path, process: int) -> bool:
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_file_that_kills_every_worker_fails_alone(
     nodes: Cluster, clips: Path, head: Head, tmp_path: Path
 ) -> None:
@@ -244,7 +244,7 @@ def test_a_file_that_kills_every_worker_fails_alone(
     assert failure.path == str(poison) and "each of 3 workers that took it died" in failure.reason
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_file_that_a_machine_does_not_see_has_failed_there(
     nodes: Cluster, clips: Path, head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +257,7 @@ def test_a_file_that_a_machine_does_not_see_has_failed_there(
     assert report.added == 0 and library.files() == {}
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_machine_without_the_head_is_one_line_and_stops_the_run(
     nodes: Cluster, clips: Path, head: Head, tmp_path: Path
 ) -> None:
@@ -281,7 +281,7 @@ def small_other(folder: Path) -> Path:
     return folder / "head"
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_the_command_from_outside_prints_json_and_nothing_else(
     nodes: Cluster, client_port: int, clips: Path, here: Library, head: Head, tmp_path: Path
 ) -> None:

@@ -126,10 +126,9 @@ def script(*words: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "launcher",
-    [(), pytest.param(("-m", "accelerate.commands.launch"), marks=pytest.mark.slow)],
-    ids=["python", "accelerate"],
+    "launcher", [(), ("-m", "accelerate.commands.launch")], ids=["python", "accelerate"]
 )
 def test_sigterm_saves_and_says_how_to_go_on(
     manifest: Path, small_model: Path, tmp_path: Path, launcher: tuple[str, ...]
