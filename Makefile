@@ -17,8 +17,8 @@ test: .venv/.installed-dev         ## the default tests, in WORKERS processes
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-slow: .venv/.installed-dev    ## the tests that take minutes, and more of the app in a browser
-	$(BIN)/python -m pytest -q -m "page and not slow" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m "(slow or page) and not alone" -n 2 --dist loadfile --durations 25
+	$(BIN)/python -m pytest -q -m alone --durations 10
 
 tiny: .venv/.installed-dev         ## train the bundled model from nothing
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash train/tiny.sh
@@ -54,5 +54,6 @@ $(BIN)/python:
 .venv/.installed-dev: $(PINS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "installing avchat, its tests and training into .venv: some minutes, once"
-	$(BIN)/python -m pip install -qq -e '.[dev,train]' -c constraints.txt
+	$(BIN)/python -m pip install -qq -e '.[dev,train,lmms,mteb]' -c constraints.txt
+	$(BIN)/python -m pip install -qq --no-deps lmms-eval==0.7.3 # alone: it wants an older PyAV
 	@touch .venv/.installed $@

@@ -16,6 +16,7 @@ from avchat.decoding import Said, Thread
 from avchat.encoders import Features, Sense
 from avchat.model import AVChat
 from avchat.prompt import Turn, check_budget
+from avchat.transcripts import Line
 
 Tries = list[list[tuple[int, ...]]]  # for each row the ids of the only answers there may be
 Pick = Callable[[Tensor], int]
@@ -28,19 +29,25 @@ def answer_batch(
     *,
     sense: Sense = "both",
     choices: Sequence[Sequence[str]] | None = None,
+    lines: Sequence[Sequence[Line] | None] | None = None,
     max_new_tokens: int = 32,
     rows: int = 64,
 ) -> list[str]:
     """Answer one question on each clip, greedily, many at a time; the same as one by one.
 
     Args: clips: one a question (a clip that comes again in a row is projected once); choices: for
-    each question the only answers there may be; rows: questions that are in memory at once.
+    each question the only answers there may be; lines: of each clip's transcript, where that is
+    given to the model; rows: questions that are in memory at once.
     """
     assert len(clips) == len(questions), f"{len(clips)} clips, {len(questions)} questions"
     answers: list[str] = []
     for k in range(0, len(questions), rows):
         some = clips[k : k + rows]
-        threads = {id(clip): Thread(model, [clip.only(sense)]) for clip in some}
+        read = [None] * len(some) if lines is None else lines[k : k + rows]
+        threads = {
+            id(clip): Thread(model, [clip.only(sense)], said)
+            for clip, said in zip(some, read, strict=True)
+        }
         said = [
             _asked(threads[id(clip)], sense, question, max_new_tokens)
             for clip, question in zip(some, questions[k : k + rows], strict=True)

@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,12 +40,14 @@ class World:
 
     out: Positional[Path]
     """folder to write into; made when absent"""
-    clips: int
+    clips: int | None = None
     """how many clips"""
-    seed: int
+    seed: int | None = None
     """the same seed gives the same clips and questions"""
     split: str = "test"
     """train, test, phrasings (wordings held out of training) or combinations (pairs held out)"""
+    benchmark: bool = False
+    """the public benchmark: 1000 fixed clips, checked; the same command goes on if stopped"""
     json: bool = False
     """print one JSON object with what was written"""
 
@@ -116,24 +118,24 @@ def parse(argv: Sequence[str]) -> Any:
 
 def world(verb: World) -> None:
     """Render clips with their questions; progress goes to stderr."""
-    from avchat.world.dataset import SPLITS, DatasetError, write_dataset
+    from avchat.world.benchmark import CLIPS, SEED, SPLIT, write_benchmark
+    from avchat.world.dataset import DatasetError, write_dataset
 
-    if verb.clips < 1:
-        raise InputError(f"--clips must be at least 1, not {verb.clips}")
-    if verb.seed < 0:
-        raise InputError(f"--seed must be 0 or more, not {verb.seed}")
-    if verb.split not in SPLITS:
-        raise InputError(f"no split called {verb.split}: there are {', '.join(SPLITS)}")
-    if verb.out.exists() and not verb.out.is_dir():
-        raise InputError(f"{verb.out}: not a folder")
-    if any(verb.out.glob("*.mp4")):
-        # Clips of another seed would be kept, with questions that are not about them.
-        raise InputError(f"{verb.out}: there are clips already; name another folder")
+    if verb.benchmark:
+        if (verb.clips, verb.seed, verb.split) != (None, None, SPLIT):
+            raise InputError("--benchmark has its own clips: leave --clips, --seed, --split out")
+        verb = replace(verb, clips=CLIPS, seed=SEED)
+    check_world(verb)
     with tqdm(total=verb.clips, unit="clip", file=sys.stderr, disable=None) as bar:
+
+        def told(*_: int) -> None:
+            bar.update()
+
         try:
-            clips = write_dataset(
-                verb.out, verb.clips, verb.seed, verb.split, progress=lambda *_: bar.update()
-            )
+            if verb.benchmark:
+                clips = write_benchmark(verb.out, told)
+            else:
+                clips = write_dataset(verb.out, verb.clips, verb.seed, verb.split, told)
         except DatasetError as error:
             raise InputError(str(error)) from error
         except OSError as error:
@@ -146,6 +148,25 @@ def world(verb: World) -> None:
         print(json.dumps({**written, "seed": verb.seed, "split": verb.split}))
     else:
         print(f"{len(clips)} clips and {questions} questions in {verb.out}")
+
+
+def check_world(verb: World) -> None:
+    """Raise InputError for what no clips can be rendered of, or into."""
+    from avchat.world.dataset import SPLITS
+
+    if verb.clips is None or verb.seed is None:
+        raise InputError("world needs --clips and --seed, or --benchmark")
+    if verb.clips < 1:
+        raise InputError(f"--clips must be at least 1, not {verb.clips}")
+    if verb.seed < 0:
+        raise InputError(f"--seed must be 0 or more, not {verb.seed}")
+    if verb.split not in SPLITS:
+        raise InputError(f"no split called {verb.split}: there are {', '.join(SPLITS)}")
+    if verb.out.exists() and not verb.out.is_dir():
+        raise InputError(f"{verb.out}: not a folder")
+    if not verb.benchmark and any(verb.out.glob("*.mp4")):
+        # Clips of another seed would be kept, with questions that are not about them.
+        raise InputError(f"{verb.out}: there are clips already; name another folder")
 
 
 def doctor(verb: Doctor) -> None:

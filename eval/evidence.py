@@ -10,7 +10,6 @@ the picture, of A questions (sounds) and S questions (speech) on the sound, of A
 import json
 import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ import tyro
 from tqdm import tqdm
 
 from avchat.chat import Conversation
+from avchat.evaluation.costs import RENDER, Cost
+from avchat.evaluation.tables import cost_line
 from avchat.media import load_media
 from avchat.metrics import same_answer
 from avchat.model import AVChat
@@ -47,26 +48,32 @@ class EvidenceRun:
 
 def main(run: EvidenceRun) -> None:
     """Render, ask, weigh, print."""
-    began = time.perf_counter()
+    cost = Cost()
     model = AVChat.from_pretrained(run.model)
     clips = run.questions // 2  # more than enough: there are several questions a clip
     table: dict[str, Counter] = defaultdict(Counter)
     families: dict[str, Counter] = defaultdict(Counter)
     wrong: Counter = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        write_dataset(Path(folder), clips, run.seed, run.split)
+        with cost.timed(RENDER):
+            write_dataset(Path(folder), clips, run.seed, run.split)
         rows = map(json.loads, (Path(folder) / "questions.jsonl").read_text().splitlines())
         bar = tqdm(total=run.questions, desc="weighed", disable=not sys.stderr.isatty())
         for row in rows:
             if row["family"] in SENTENCES:
                 continue
-            media = load_media(Path(folder) / row["video"], frames=model.config.frames)
-            conversation = Conversation(model, media)
-            said = "".join(conversation.ask(row["question"], max_new_tokens=16))
+            cost.clips += 1
+            with cost.timed("decode"):
+                media = load_media(Path(folder) / row["video"], frames=model.config.frames)
+            with cost.timed("encode and answer"):
+                conversation = Conversation(model, media)
+                said = "".join(conversation.ask(row["question"], max_new_tokens=16))
+            cost.tokens += len(model.prompt.answer_ids(said))
             if not said or not same_answer(said, row["answer"]):
                 wrong[row["needs"]] += 1
                 continue
-            verdict = conversation.evidence().verdict
+            with cost.timed("weigh"):
+                verdict = conversation.evidence().verdict
             table[row["needs"]][verdict] += 1
             families[f"{row['needs']} {row['family']}"][verdict] += 1
             bar.update(row["needs"] in COUNTED)
@@ -84,7 +91,7 @@ def main(run: EvidenceRun) -> None:
         "wrong": {need: wrong[need] for need in NEEDS},
         "confusion": {need: {v: table[need][v] for v in VERDICTS} for need in NEEDS},
         "families": {name: dict(found) for name, found in sorted(families.items())},
-        "seconds": time.perf_counter() - began,
+        "cost": cost.found(),
     }
     print(json.dumps(report) if run.json else as_text(report))
 
@@ -98,7 +105,7 @@ def as_text(report: dict) -> str:
     for need, part in report["agreement"].items():
         lines.append(f"{need}: of right answers {part:.1%} rest on {EXPECTED[need]}")
     lines += [f"  {name}: {found}" for name, found in report["families"].items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, cost_line(report)])
 
 
 if __name__ == "__main__":

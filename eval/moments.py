@@ -18,6 +18,9 @@ import tyro
 from tqdm import tqdm
 
 from avchat.config import ModelError
+from avchat.embedded import EmbeddedFile
+from avchat.evaluation.costs import RENDER, Cost
+from avchat.evaluation.tables import cost_line
 from avchat.heads import load_head
 from avchat.metrics import interval_of
 from avchat.moments import Span, moments
@@ -37,6 +40,10 @@ class FilmMoments:
     queries: int = 50
     top: int = 3
     seed: int = 1
+    once: bool = False
+    """Look through the film once for all queries, as the app does, and not for each anew, coarse
+    then fine, as `avchat moments` does: the same spans (tests/test_embedded.py), many times faster.
+    """
     json: bool = False
     """Print one JSON object and nothing else."""
 
@@ -46,14 +53,23 @@ def main(run: FilmMoments) -> None:
     head = load_head(run.model)
     gallery = draw_gallery(run.seed, run.clips)
     asked = np.random.default_rng(run.seed).permutation(run.clips)[: run.queries]
-    found, firsts, spent = [], [], []
+    found, firsts, spent, cost = [], [], [], Cost(clips=run.clips)
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "film.mp4"
-        write_film([scene for scene, _ in gallery], film)
+        with cost.timed(RENDER):
+            write_film([scene for scene, _ in gallery], film)
+        known = EmbeddedFile(head, film) if run.once else None
+        if known is not None:
+            with cost.timed("embed"):
+                list(known.embed())
         for place in tqdm(asked, desc="moments", disable=not sys.stderr.isatty()):
-            began = perf_counter()
-            spans = moments(head, film, gallery[place][1].text, top=run.top).spans
+            began, text = perf_counter(), gallery[place][1].text
+            if known is None:
+                spans = moments(head, film, text, top=run.top).spans
+            else:
+                spans = known.find(known.curve(head.texts([text])[0]), top=run.top).spans
             spent.append(perf_counter() - began)
+            cost.add("search", spent[-1])
             right = [is_at(span, DURATION_S * place, DURATION_S * (place + 1)) for span in spans]
             found.append(any(right))
             firsts.append(any(right[:1]))
@@ -68,6 +84,7 @@ def main(run: FilmMoments) -> None:
         "interval": interval,
         "first": float(np.mean(firsts)),
         "seconds_a_query": float(np.median(spent)),
+        "cost": cost.found(),
     }
     print(json.dumps(report) if run.json else table(report))
 
@@ -80,7 +97,8 @@ def is_at(span: Span, start_s: float, end_s: float) -> bool:
 
 def table(report: dict) -> str:
     """Lay the report out for reading."""
-    return "\n".join(f"{name:18s} {value}" for name, value in report.items())
+    lines = [f"{name:18s} {value}" for name, value in report.items() if name != "cost"]
+    return "\n".join([*lines, cost_line(report)])
 
 
 if __name__ == "__main__":

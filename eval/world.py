@@ -8,23 +8,31 @@ picture switched off) and with the question alone. Short questions are answered 
 their closed list of answers, greedily token by token, in all four conditions: a model that says
 "there is no sound" when deafened is right to do so, and what its best guess would be is what the
 comparison needs. `free` is the accuracy of answers written without that list.
+
+Each clip is decoded and encoded once for all of it, a few at a time while the next are decoded, so
+memory does not grow with the clips. What it cost stands below the table.
 """
 
 import json
-import math
 import sys
 import tempfile
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from tqdm import tqdm
 
 from avchat.batch import answer_batch
+from avchat.batch_media import Part, in_orders, load_order
 from avchat.config import ModelError
 from avchat.encoders import Features
-from avchat.media import load_media
+from avchat.evaluation.costs import RENDER, Cost
+from avchat.evaluation.progress import bar
+from avchat.evaluation.records import Row
+from avchat.evaluation.report import json_of
+from avchat.evaluation.tables import cost_line
+from avchat.media import Media, MediaError
 from avchat.metrics import bootstrap_interval, group_accuracy, mean, same_answer
 from avchat.model import AVChat
 from avchat.world.dataset import write_dataset
@@ -51,79 +59,123 @@ class World:
     """Keep the rendered files here (default: a folder that is removed)."""
     sentences: bool = True
     """Also ask for descriptions and timelines."""
+    batch: int = 32
+    """Clips that are in memory, and answered about, at once; 1: one by one."""
     json: bool = False
     """Print one JSON object and nothing else."""
 
 
 def main(run: World) -> None:
     """Render, ask, score, print."""
+    if run.batch < 1:
+        raise ValueError(f"--batch must be at least 1, not {run.batch}")
+    cost = Cost()
     with tempfile.TemporaryDirectory() as made:
         folder = run.folder or Path(made)
-        bar = tqdm(total=run.clips, desc="render", disable=not sys.stderr.isatty())
-        write_dataset(
-            folder, run.clips, run.seed, run.split, lambda done, of: bar.update(done - bar.n)
-        )
-        bar.close()
+        with cost.timed(RENDER), bar("render") as told:
+            write_dataset(folder, run.clips, run.seed, run.split, told)
         rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
+        rows = [row for row in rows if run.sentences or row["family"] not in SENTENCES]
+        if all(row["family"] in SENTENCES for row in rows):
+            raise ValueError(f"--clips {run.clips}: none has a short question; take more")
         model = AVChat.from_pretrained(run.model).eval()
-        features = see_and_hear(model, folder, sorted({row["video"] for row in rows}))
-    short = [row for row in rows if row["family"] not in SENTENCES]
-    said = {name: choose(model, features, short, sense) for name, sense in CONDITIONS.items()}
+        said = answers(model, folder, rows, run.batch, cost)
+    short = [k for k, row in enumerate(rows) if row["family"] not in SENTENCES]
+    report = report_of([rows[k] for k in short], [said[k] for k in short])
+    told = [k for k, row in enumerate(rows) if row["family"] in SENTENCES]
+    report["full"]["families"] |= sentences([rows[k] for k in told], [said[k] for k in told])
+    about = {"model": run.model, "split": run.split, "clips": run.clips, "seed": run.seed}
+    report = about | report | {"cost": cost.found()}
+    print(json_of(report) if run.json else table(report))
+
+
+def answers(
+    model: AVChat, folder: Path, rows: list[Row], batch: int, cost: Cost
+) -> list[dict[str, str]]:
+    """Answer each row under each condition and, as `free`, in the model's own words.
+
+    Args: batch: clips at once; those that follow are decoded meanwhile, in a process of its own.
+    """
+    of: dict[str, list[int]] = defaultdict(list)
+    for k, row in enumerate(rows):
+        of[row["video"]].append(k)
+    videos, said = sorted(of), [{} for _ in rows]
+    chunks = [videos[k : k + batch] for k in range(0, len(videos), batch)]
+
+    def decoded(chunk: list[str]) -> list[Media | MediaError]:
+        parts = [Part(str(folder / name)) for name in chunk]
+        return [m for some in in_orders(parts) for m in load_order(some, model.config.frames)]
+
+    with ThreadPoolExecutor(1) as pool, bar("answers") as told:
+        ahead = pool.submit(decoded, chunks[0])
+        for number, chunk in enumerate(chunks):
+            with cost.timed("decode"):
+                media = ahead.result()
+            if number + 1 < len(chunks):
+                ahead = pool.submit(decoded, chunks[number + 1])
+            for one in media:
+                if isinstance(one, MediaError):
+                    raise one
+            with cost.timed("encode"):
+                features = dict(zip(chunk, model.encode(media), strict=True))
+            with cost.timed("answer"):
+                asked = [k for name in chunk for k in of[name]]
+                found = ask(model, features, [rows[k] for k in asked])
+                for k, one in zip(asked, found, strict=True):
+                    said[k] = one
+            cost.clips += len(chunk)
+            told(cost.clips, len(videos))
+    cost.tokens = sum(len(model.prompt.answer_ids(a)) for row in said for a in row.values())
+    return said
+
+
+def ask(model: AVChat, features: dict[str, Features], rows: list[Row]) -> list[dict[str, str]]:
+    """Answer rows on clips that are encoded."""
+    said: list[dict[str, str]] = [{} for _ in rows]
+    short = [k for k, row in enumerate(rows) if row["family"] not in SENTENCES]
+    told = [k for k, row in enumerate(rows) if row["family"] in SENTENCES]
+    asked = [(name, short, sense, True, 0) for name, sense in CONDITIONS.items()]
+    asked += [("free", short, "both", False, 16), ("free", told, "both", False, 160)]
+    for name, kept, sense, chosen, most in asked:
+        found = answer_batch(
+            model,
+            [features[rows[k]["video"]] for k in kept],
+            [rows[k]["question"] for k in kept],
+            sense=sense,
+            choices=[rows[k]["choices"] for k in kept] if chosen else None,
+            max_new_tokens=most,
+        )
+        for k, answer in zip(kept, found, strict=True):
+            said[k][name] = answer
+    return said
+
+
+def report_of(rows: list[Row], said: list[dict[str, str]]) -> Row:
+    """Score short questions under all conditions."""
     right = {
-        name: [a == row["answer"] for a, row in zip(said[name], short, strict=True)]
+        name: [one[name] == row["answer"] for one, row in zip(said, rows, strict=True)]
         for name in CONDITIONS
     }
-    report = {
-        "model": run.model,
-        "split": run.split,
-        "clips": run.clips,
-        "seed": run.seed,
-        "n": len(short),
-    }
-    report |= {name: score(short, right[name]) for name in CONDITIONS}
-    report["count"] = dict(Counter(row[key] for row in short for key in ("needs", "family")))
-    report["chance"] = score(short, [1 / len(row["choices"]) for row in short])
-    report["free"] = score(short, free(model, features, short))
-    report["pairs"] = pairs(short, right["full"])
-    report["interval"] = intervals(short, right["full"])
-    if run.sentences:
-        told = [row for row in rows if row["family"] in SENTENCES]
-        report["full"]["families"] |= sentences(model, features, told)
-    print(json.dumps(without_nan(report)) if run.json else table(report))
+    free = [same_answer(one["free"], row["answer"]) for one, row in zip(said, rows, strict=True)]
+    report: Row = {"n": len(rows)}
+    report |= {name: score(rows, right[name]) for name in CONDITIONS}
+    report["count"] = dict(Counter(row[key] for row in rows for key in ("needs", "family")))
+    report["chance"] = score(rows, [1 / len(row["choices"]) for row in rows])
+    report["free"] = score(rows, free)
+    report["pairs"] = pairs(rows, right["full"])
+    report["interval"] = intervals(rows, right["full"])
+    return report
 
 
-def see_and_hear(model: AVChat, folder: Path, videos: list[str]) -> dict[str, Features]:
-    """Decode and encode each clip once."""
-    found = {}
-    for name in tqdm(videos, desc="encode", disable=not sys.stderr.isatty()):
-        found[name] = model.encode([load_media(folder / name, frames=model.config.frames)])[0]
-    return found
-
-
-def choose(model: AVChat, features: dict[str, Features], rows: list[dict], sense: str) -> list[str]:
-    """Answer each question by one of its choices."""
-    clips, asked = [features[row["video"]] for row in rows], [row["question"] for row in rows]
-    return answer_batch(model, clips, asked, sense=sense, choices=[row["choices"] for row in rows])
-
-
-def free(model: AVChat, features: dict[str, Features], rows: list[dict]) -> list[bool]:
-    """Answer each question in the model's own words, and compare whole answers."""
-    clips, asked = [features[row["video"]] for row in rows], [row["question"] for row in rows]
-    said = answer_batch(model, clips, asked, max_new_tokens=16)
-    return [same_answer(a, row["answer"]) for a, row in zip(said, rows, strict=True)]
-
-
-def sentences(model: AVChat, features: dict[str, Features], rows: list[dict]) -> dict[str, float]:
+def sentences(rows: list[Row], said: list[dict[str, str]]) -> dict[str, float]:
     """Score sentence answers by their statements (F1)."""
-    clips, asked = [features[row["video"]] for row in rows], [row["question"] for row in rows]
-    said = answer_batch(model, clips, asked, max_new_tokens=160)
     scores = defaultdict(list)
-    for answer, row in zip(said, rows, strict=True):
-        scores[row["family"]].append(slots_right(answer, row["answer"]))
+    for one, row in zip(said, rows, strict=True):
+        scores[row["family"]].append(slots_right(one["free"], row["answer"]))
     return {family: mean(values) for family, values in scores.items()}
 
 
-def score(rows: list[dict], right: list) -> dict:
+def score(rows: list[Row], right: list) -> dict:
     """Average over what is needed and over families; AV also by the number of sounding sources."""
     by_need, by_family = defaultdict(list), defaultdict(list)
     for row, good in zip(rows, right, strict=True):
@@ -137,7 +189,7 @@ def score(rows: list[dict], right: list) -> dict:
     return {need: mean(by_need[need]) for need in NEEDS} | split | {"families": families}
 
 
-def pairs(rows: list[dict], right: list[bool]) -> dict:
+def pairs(rows: list[Row], right: list[bool]) -> dict:
     """Score minimal pairs as groups: both members of a pair right."""
     of = [f"{Path(r['video']).stem.rstrip('ab')} {r['question']}" for r in rows]
     twice = {key for key in of if of.count(key) > 1}
@@ -158,7 +210,7 @@ def pairs(rows: list[dict], right: list[bool]) -> dict:
     }
 
 
-def intervals(rows: list[dict], right: list[bool]) -> dict:
+def intervals(rows: list[Row], right: list[bool]) -> dict:
     """Give 95 % intervals, clustered on the clip or the pair of clips."""
     of = [Path(r["video"]).stem.rstrip("ab") for r in rows]
     found = {}
@@ -168,18 +220,6 @@ def intervals(rows: list[dict], right: list[bool]) -> dict:
             if kept:
                 found[name] = bootstrap_interval([right[k] for k in kept], [of[k] for k in kept])
     return found
-
-
-def without_nan(report: dict) -> dict:
-    """Put null where nothing was asked: JSON knows no NaN."""
-    return {
-        key: without_nan(value)
-        if isinstance(value, dict)
-        else None
-        if isinstance(value, float) and math.isnan(value)
-        else value
-        for key, value in report.items()
-    }
 
 
 def table(report: dict) -> str:
@@ -199,12 +239,13 @@ def table(report: dict) -> str:
                 f"{family:22s} {'':5s} {report['full']['families'][family]:13.3f} (slot F1)"
             )
     lines.append(f"minimal pairs, both right: {report['pairs']['AV']:.3f}")
+    lines.append(cost_line(report))
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
     try:
         main(tyro.cli(World, description=__doc__))
-    except (ModelError, ValueError) as error:
+    except (MediaError, ModelError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

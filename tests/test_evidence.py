@@ -18,7 +18,11 @@ from avchat.prompt import PromptError, Turn
 QUESTIONS = ["which object?", "which sound makes the circle?", "red or blue?"]
 
 
-@pytest.fixture(scope="module", params=[TIMELINE_CONFIG, POOLED_CONFIG], ids=lambda c: c.name)
+@pytest.fixture(
+    scope="module",
+    params=[TIMELINE_CONFIG, pytest.param(POOLED_CONFIG, marks=pytest.mark.slow)],
+    ids=lambda c: c.name,
+)
 def model(request: pytest.FixtureRequest) -> AVChat:
     return build_model(request.param, seed=3)
 

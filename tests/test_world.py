@@ -37,6 +37,7 @@ def short(clips: list[dataset.Clip]) -> list[tuple[dataset.Clip, questions.Quest
     return [(clip, q) for clip in clips for q in clip.asked if q.choices]
 
 
+@pytest.mark.slow
 def test_same_seed_same_dataset_and_other_seed_another(clips: list[dataset.Clip]) -> None:
     assert dataset.draw_dataset(CLIPS, seed=7) == clips
     assert dataset.draw_dataset(CLIPS, seed=8) != clips

@@ -219,7 +219,7 @@ def write_dataset(
             torn.rename(path)
         if progress:
             progress(k + 1, len(dataset))
-    rows = [row for clip in dataset for row in _rows(clip)]
+    rows = [row for clip in dataset for row in question_rows(clip)]
     (out / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return dataset
 
@@ -236,7 +236,8 @@ def _claim(out: Path, settings: dict) -> None:
         mark.write_text(json.dumps(settings) + "\n")
 
 
-def _rows(clip: Clip) -> list[dict]:
+def question_rows(clip: Clip) -> list[dict]:
+    """Write out a clip's questions, as the lines of questions.jsonl."""
     return [
         {
             "id": f"{clip.name}-{k}-{q.family}",

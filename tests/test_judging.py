@@ -1,0 +1,338 @@
+"""Answers marked by a judge over real HTTP: nothing twice, nothing lost, and what a report says."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from endpoint import GOOD, Endpoint, items, judge_at, judged, say, serving, status
+
+from avchat.evaluation.aspects import CONSISTENCY, CORRECTNESS, QA
+from avchat.evaluation.items import EvalError
+from avchat.evaluation.judge import Judge, JudgeName
+from avchat.evaluation.judging import (
+    Judged,
+    controls,
+    judge_all,
+    key_for,
+    one_judge,
+    report,
+    report_lines,
+    with_controls,
+)
+from avchat.evaluation.records import Records, Row, read_records
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = JudgeName("judge")  # a report needs no endpoint, no key and no client
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """A judge's endpoint that is up."""
+    with serving() as server:
+        yield server
+
+
+def test_what_is_no_mark_is_kept_and_counted_and_no_number(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    nonsense = ["five", '{"score": 4.8}', '{"score": 7}', None, "half a pair \ud800"]
+    endpoint.script = [say(one) for one in nonsense]
+    made = items(6)
+    rows = judged(tmp_path / "judged.jsonl", judge_at(endpoint), made, parallel=1)
+    kept = [row for row in rows.values() if "unparsed" in row]
+    expected = ["five", '{"score": 4.8}', '{"score": 7}', "", "half a pair \\ud800"]
+    assert [row["raw"] for row in kept] == expected
+    found = report(NAME, CORRECTNESS, made, rows)
+    assert (found["n"], found["n_scored"], found["n_unparsed"]) == (6, 1, 5)
+    assert found["score"]["mean"] == 3.0  # of the one mark
+    assert found["score"]["worst"] == 3 / 6 and found["score"]["best"] == (3 + 5 * 5) / 6
+    # what was said is said: the same question gets no second chance
+    judged(tmp_path / "judged.jsonl", judge_at(endpoint), made)
+    assert len(endpoint.bodies) == 6
+
+
+def test_consistency_sees_both(endpoint: Endpoint, tmp_path: Path) -> None:
+    made = [Judged("1", "a", "what barks?", "a dog", "a dog", "who barks?", "a cow")]
+    rows = judged(tmp_path / "judged.jsonl", judge_at(endpoint), made, aspect=CONSISTENCY)
+    (row,) = rows.values()
+    assert row["fields"]["given_answer_2"] == "a cow" and row["fields"]["question_2"]
+    assert report(NAME, CONSISTENCY, made, rows)["exact"] == 0.0
+    with pytest.raises(EvalError, match="q0: consistency needs the question in other words"):
+        judged(tmp_path / "j2.jsonl", judge_at(endpoint), items(1), aspect=CONSISTENCY)
+
+
+def test_several_at_a_time_and_nothing_twice(endpoint: Endpoint, tmp_path: Path) -> None:
+    path, made = tmp_path / "judged.jsonl", items(12)
+    rows = judged(path, judge_at(endpoint), [*made, *made], parallel=3)
+    assert len(rows) == 12 and len(endpoint.bodies) == 12
+    assert endpoint.most_at_once <= 3
+    assert judged(path, judge_at(endpoint), made) == rows and len(endpoint.bodies) == 12
+    # another answer is another question to the judge; another judge's marks are its own
+    judged(path, judge_at(endpoint), [*made[1:], Judged("q0", "c", "what is 0?", "thing 0", "x")])
+    assert len(endpoint.bodies) == 13
+    other = Judge("judge-2", endpoint.url, "k", pause_s=0.001)
+    judged(path, other, made)
+    assert len(endpoint.bodies) == 25
+
+
+def test_requests_run_side_by_side(endpoint: Endpoint, tmp_path: Path) -> None:
+    meet = threading.Barrier(3)
+
+    def together(handler, body) -> None:
+        meet.wait(20)  # breaks, and the reply with it, unless three are asked at once
+        say(GOOD)(handler, body)
+
+    endpoint.script = [say(GOOD), together, together, together]
+    rows = judged(tmp_path / "judged.jsonl", judge_at(endpoint, tries=1), items(4), parallel=3)
+    assert [row["score"] for row in rows.values()] == [4] * 4
+
+
+def test_a_judge_that_is_down_at_the_start(tmp_path: Path) -> None:
+    path, made = tmp_path / "judged.jsonl", items(5)
+    with socket.socket() as taken:  # bound, but it listens to nobody
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        judge = Judge("judge", url, tries=2, pause_s=0.001)
+        with pytest.raises(EvalError, match="cannot be reached.*; asked 2 times") as caught:
+            judged(path, judge, made)
+    assert "\n" not in str(caught.value) and judge.retries == 1  # one question, not four
+    assert path.read_bytes() == b""
+
+
+def test_a_judge_that_goes_down_and_comes_back(endpoint: Endpoint, tmp_path: Path) -> None:
+    path, made = tmp_path / "judged.jsonl", items(15)
+    endpoint.down_after = 6
+    with pytest.raises(EvalError, match="drops the connection.*What was judged is kept"):
+        judged(path, judge_at(endpoint), made, parallel=3)
+    assert len(read_records(path)) == 6
+    endpoint.down_after = None
+    rows = judged(path, judge_at(endpoint), made, parallel=3)
+    assert len(rows) == 15
+    assert len(endpoint.answered) == len(set(endpoint.answered)) == 15
+
+
+def test_replies_under_way_are_kept_when_one_fails(endpoint: Endpoint, tmp_path: Path) -> None:
+    path, failed = tmp_path / "judged.jsonl", threading.Event()
+
+    def late(handler, body) -> None:
+        failed.wait(20)
+        say(GOOD)(handler, body)
+
+    def tell(done: int, total: int) -> None:
+        if done == 2:  # the first, and the fault
+            failed.set()
+
+    endpoint.script = [say(GOOD), status(401), late, late]
+    with pytest.raises(EvalError, match="key"), Records(path) as records:
+        judge_all(judge_at(endpoint), CORRECTNESS, items(9), records, 3, tell)
+    # the first and the two late ones; after the fault nobody else was asked
+    assert len(read_records(path)) == 3 and len(endpoint.bodies) == 4
+
+
+def test_ctrl_c_waits_for_no_pause(endpoint: Endpoint, tmp_path: Path) -> None:
+    path, began = tmp_path / "judged.jsonl", time.monotonic()
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    endpoint.script = [say(GOOD), status(429, {"Retry-After": "60"}), say(GOOD)]
+    with pytest.raises(KeyboardInterrupt), Records(path) as records:
+        judge_all(judge_at(endpoint), CORRECTNESS, items(9), records, 2, stop)
+    assert time.monotonic() - began < 30
+    assert [row["score"] for row in read_records(path).values()] == [4, 4]
+
+
+def test_a_refused_question_is_no_mark_and_stops_nobody(endpoint: Endpoint, tmp_path: Path) -> None:
+    path, made = tmp_path / "judged.jsonl", items(4)
+    endpoint.script = [status(400, code="content_filter", message="filtered")]
+    rows = judged(path, judge_at(endpoint), made, parallel=1)
+    assert [row.get("error") for row in rows.values()][:2] == [rows_error(rows), None]
+    found = report(NAME, CORRECTNESS, made, rows)
+    assert (found["n"], found["n_refused"], found["n_scored"]) == (4, 1, 3)
+    # the next run asks it again
+    assert "error" not in str(judged(path, judge_at(endpoint), made))
+
+
+def test_what_stays_refused_does_not_stop_the_same_command(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    path, made = tmp_path / "judged.jsonl", items(3)
+    for replies in ([say(GOOD), status(400)], [status(400)]):
+        endpoint.script = list(replies)
+        rows = judged(path, judge_at(endpoint), made, parallel=1)
+        found = report(NAME, CORRECTNESS, made, rows)
+        assert (found["n_scored"], found["n_refused"]) == (2, 1)
+    assert len(endpoint.bodies) == 4
+
+
+def rows_error(rows: dict[str, Row]) -> str:
+    (error,) = {row["error"] for row in rows.values() if "error" in row}
+    assert "400" in error and "filtered" in error
+    return error
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from endpoint import items
+from avchat.evaluation.aspects import CORRECTNESS
+from avchat.evaluation.judge import Judge, JudgeName
+from avchat.evaluation.judging import judge_all
+from avchat.evaluation.records import Records
+assert "openai" not in sys.modules, "who judges nothing need not have it"
+judge = Judge("judge", sys.argv[1], "k", pause_s=0.001)
+with Records(Path(sys.argv[2])) as records:
+    judge_all(judge, CORRECTNESS, items(12), records, 2)
+"""
+
+
+def answered(rows: dict[str, Row]) -> dict[str, Row]:
+    """Drop the time that each reply took: no two runs share it."""
+    return {key: row | {"seconds": None} for key, row in rows.items()}
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(endpoint: Endpoint, tmp_path: Path) -> None:
+    """kill -9 while a request is under way, then the same command: as if nothing had been."""
+    path = tmp_path / "killed.jsonl"
+    command = [sys.executable, "-c", WORKER, endpoint.url, str(path)]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    env = os.environ | {"PYTHONPATH": paths}
+    endpoint.kill_at = 7
+    with subprocess.Popen(command, env=env, text=True) as endpoint.victim:
+        assert endpoint.victim.wait(150) == -9
+    endpoint.victim = None
+    kept = len(read_records(path))
+    assert 1 <= kept <= 6
+    with path.open("ab") as file:  # the worst that a kill leaves
+        file.write(b'{"key": "torn')
+    before = len(endpoint.bodies)
+    done = subprocess.run(command, env=env, timeout=150, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(endpoint.bodies) - before == 12 - kept
+    whole = judged(tmp_path / "whole.jsonl", judge_at(endpoint), items(12))
+    assert answered(read_records(path)) == answered(whole)
+
+
+def test_a_report_says_what_it_is_worth(endpoint: Endpoint, tmp_path: Path) -> None:
+    made, judge = items(45), judge_at(endpoint)
+    rows = judged(tmp_path / "judged.jsonl", judge, with_controls(made))
+    found = report(NAME, CORRECTNESS, made, rows)
+    assert found["n"] == found["n_scored"] == 45
+    score = found["score"]
+    assert score["mean"] == score["worst"] == score["best"] == pytest.approx((15 * 5 + 30 * 3) / 45)
+    assert score["low"] < score["mean"] < score["high"]
+    assert found["exact"] == pytest.approx(1 / 3)
+    assert found["returned"] == "judge-2026-01-01"
+    gold, other, empty = (found["controls"][name] for name in ("gold", "other", "empty"))
+    assert gold["mean"] == 5 and gold["as_expected"] and empty["mean"] == 0
+    # "thing 3" shares a word with "thing 4": this judge is fooled, and the report says so
+    assert other["mean"] == 3 and not other["as_expected"]
+    text = "\n".join(report_lines(found))
+    assert "control gold: 5.00 over 15 of 15 (expected 4.5 to 5)\n" in text
+    assert "control other: 3.00 over 15 of 15 (expected 0 to 1): DO NOT TRUST" in text
+    assert "exact match 33.3%" in text and "correctness v1, judge judge-2026-01-01: 3.67 [" in text
+
+
+def test_the_interval_is_wider_where_questions_share_a_clip(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    made = [
+        Judged(str(k), str(k // 8), f"{k}?", "x y", "x y" if k < 16 else "z") for k in range(32)
+    ]
+    rows = judged(tmp_path / "judged.jsonl", judge_at(endpoint), made)
+    alone = [Judged(m.id, m.id, m.question, m.answer, m.said) for m in made]
+    shared, apart = (report(NAME, CORRECTNESS, chosen, rows)["score"] for chosen in (made, alone))
+    assert shared["mean"] == apart["mean"] == 3
+    assert shared["high"] - shared["low"] > 1.5 * (apart["high"] - apart["low"])
+
+
+def test_a_report_of_what_is_not_judged_yet(endpoint: Endpoint, tmp_path: Path) -> None:
+    made, judge = items(8), judge_at(endpoint)
+    rows = judged(tmp_path / "judged.jsonl", judge, made[:4])
+    found = report(NAME, CORRECTNESS, made, rows)
+    assert (found["n"], found["n_scored"], found["n_not_judged"]) == (8, 4, 4)
+    assert found["score"]["worst"] == pytest.approx(found["score"]["mean"] / 2)
+    assert "not judged 4" in report_lines(found)[1]
+
+
+def test_accuracy_of_open_questions(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.script = [say('{"score": 5}')]  # no yes, no no
+    made = [Judged(str(k), str(k), f"{k}?", "dog", "dog" if k < 3 else "cat") for k in range(6)]
+    rows = judged(tmp_path / "judged.jsonl", judge_at(endpoint), made, 1, aspect=QA)
+    found = report(NAME, QA, made, rows)
+    accuracy = found["accuracy"]
+    assert accuracy["mean"] == pytest.approx(2 / 5) and found["n_unparsed"] == 1
+    assert accuracy["worst"] == pytest.approx(2 / 6) and accuracy["best"] == pytest.approx(3 / 6)
+    assert "yes 40.0%" in "\n".join(report_lines(found))
+
+
+def test_controls_are_taken_evenly_and_from_other_clips() -> None:
+    made = items(200)
+    found = controls(made)
+    assert {name: len(rows) for name, rows in found.items()} == {
+        "gold": 20,
+        "other": 20,
+        "empty": 20,
+    }
+    assert found["gold"][-1].id == "q190"
+    clip_of = {item.answer: item.clip for item in made}
+    assert all(clip_of[item.said] != item.clip for item in found["other"])
+    assert all(item.said == item.answer for item in found["gold"])
+    one_clip = [Judged(str(k), "a", "?", str(k), "") for k in range(3)]
+    assert not controls(one_clip)["other"] and len(controls(one_clip)["gold"]) == 3
+    assert controls([]) == {"gold": [], "other": [], "empty": []}
+
+
+def test_two_judges_never_share_a_table(endpoint: Endpoint, tmp_path: Path) -> None:
+    made, judge = items(6), judge_at(endpoint)
+    path = tmp_path / "judged.jsonl"
+    judged(path, judge, made[:3])
+    rows = list(read_records(path).values())
+    assert one_judge(rows)["returned"] == "judge-2026-01-01"
+    other = Judge("judge-2", endpoint.url, "k", pause_s=0.001)
+    with pytest.raises(EvalError, match="two judges in one table: the model is 'judge' and"):
+        one_judge([*rows, *judged(tmp_path / "2.jsonl", other, made).values()])
+    with pytest.raises(EvalError, match="the prompt of correctness is"):
+        one_judge([*rows, {**rows[0], "prompt": "0" * 32}])
+    # one name, and behind it another model since yesterday
+    endpoint.model = "judge-2026-09-09"
+    moved = judged(path, judge, made)
+    with pytest.raises(EvalError, match="the returned is 'judge-2026-01-01' and 'judge-2026-09"):
+        report(NAME, CORRECTNESS, made, moved)
+    # two aspects have two prompts, and may stand side by side
+    assert one_judge([*rows, {**rows[0], "aspect": "detail", "prompt": "0" * 32}])
+
+
+def test_a_key_hangs_on_judge_prompt_question_and_answers() -> None:
+    item = Judged("1", "a", "what?", "a dog", "a cat")
+    same = Judged("2", "b", "what?", "a dog", "a cat")
+    assert key_for(NAME, QA, item) == key_for(NAME, QA, same)
+    changed = [
+        key_for(NAME, CORRECTNESS, item),
+        key_for(JudgeName("other"), QA, item),
+        key_for(NAME, QA, Judged("1", "a", "who?", "a dog", "a cat")),
+        key_for(NAME, QA, Judged("1", "a", "what?", "a cow", "a cat")),
+        key_for(NAME, QA, Judged("1", "a", "what?", "a dog", "")),
+    ]
+    assert len({key_for(NAME, QA, item), *changed}) == 6
+
+
+def test_what_cannot_be_judged_is_said_before_anything_is_asked(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    path = tmp_path / "judged.jsonl"
+    with pytest.raises(EvalError, match="q9: has no right answer"):
+        judged(path, judge_at(endpoint), [*items(3), Judged("q9", "c", "what?", " ", "x")])
+    with pytest.raises(EvalError, match="at least one request"):
+        judged(path, judge_at(endpoint), items(3), parallel=0)
+    with pytest.raises(EvalError, match="at least once"):
+        judge_at(endpoint, tries=0)
+    assert not endpoint.bodies
