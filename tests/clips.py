@@ -1,7 +1,9 @@
 """Small real files for the tests of media: frames bear their number, sound bears its time."""
 
 from fractions import Fraction
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -72,6 +74,21 @@ def write_clip(
                 frame.pts = at + round(sound_start_s * RATE)
                 out.mux(audio.encode(frame))
             out.mux(audio.encode(None))
+    return path
+
+
+def write_av1(path: Path, times_s: np.ndarray, **more: Any) -> Path:
+    """Write a clip as `write_clip` does, by SVT-AV1, in a process of its own.
+
+    As root it gives its process real-time priority and leaves it so: what the tests do next, the
+    browser with it, would let nothing else run on two cores, for minutes.
+    """
+    writer = get_context("spawn").Process(
+        target=write_clip, args=(path, times_s), kwargs={"codec": "libsvtav1", **more}
+    )
+    writer.start()
+    writer.join()
+    assert writer.exitcode == 0
     return path
 
 

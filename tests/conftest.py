@@ -2,10 +2,9 @@
 
 import os
 import shutil
-import tempfile
+import signal
 import wave
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +14,15 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 # One thread for each of several test processes (`make test` starts two), else two.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
+# A shell's background jobs ignore Ctrl-C, and so would the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import av  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from pages import WAIT_MS, serve  # noqa: E402
 
-from avchat.world.casting import draw_scene
+from avchat.world.casting import draw_scene  # noqa: E402
 from avchat.world.clip_file import write_clip  # noqa: E402
 from avchat.world.scenes import Scene  # noqa: E402
 from avchat.world.sounds import render_waveform  # noqa: E402
@@ -156,28 +158,10 @@ def browser() -> "Iterator[Browser]":
         pytest.skip(missing)
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright, without_priority(found) as path:
-        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
-
-
-@contextmanager
-def without_priority(chromium: str) -> Iterator[str]:
-    """Name what starts Chromium without the right to real-time priority.
-
-    As root it takes it while it plays, and on two cores nothing else runs any more.
-    """
-    setpriv = shutil.which("setpriv")
-    if setpriv is None or os.geteuid() != 0:
-        yield chromium
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "chromium"
-        drop = "--bounding-set=-sys_nice --inh-caps=-sys_nice"
-        path.write_text(f'#!/bin/sh\nexec {setpriv} {drop} {chromium} "$@"\n')
-        path.chmod(0o755)
-        yield str(path)
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,7 @@ def one_by_one(model: AVChat, folder: Path, line: dict, **drawn: object) -> dict
         return row | {"error": str(error)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawn", [{}, {"temperature": 0.9, "top_p": 0.95, "seed": 3}], ids=str)
 def test_lines_are_answered_as_one_by_one(
     model: AVChat, asked: list[dict], tmp_path: Path, drawn: dict
@@ -188,6 +189,7 @@ def run(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "avchat.cli", "chat", *map(str, arguments)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(
     small_model: Path,
     files: list[str],

@@ -89,6 +89,7 @@ def test_the_published_form_has_877_tensors(weights: Weights, bunny: Path) -> No
     assert "lm_head.bias" not in weights and ("language.lm_head.bias", VOCABULARY) in found.zeros
 
 
+@pytest.mark.slow
 def test_a_merged_bunny_says_what_its_tensors_say(
     weights: Weights, model: AVChat, seen: Tensor
 ) -> None:
@@ -165,6 +166,7 @@ def states_of(ears: Path, waveform: np.ndarray) -> Tensor:
     return states[: -(-len(waveform) // 320)].double()
 
 
+@pytest.mark.slow
 def test_owlet_audio_hears_through_a_projector_of_unknown_name(
     weights: Weights, ears: Path, tmp_path: Path
 ) -> None:
@@ -219,6 +221,7 @@ def stored_projector(path: Path, prefix: str) -> Weights:
     return {n.replace(prefix, "model.mm_projector."): w.float() for n, w in stored.items()}
 
 
+@pytest.mark.slow
 def test_adapters_over_stock_phi_2_drop_the_bias_of_its_head(
     stock: tuple[Path, Path, Weights], tmp_path: Path
 ) -> None:

@@ -151,7 +151,7 @@ def test_real_clips(name: str, cuts: list[float], shared_media: Path) -> None:
     assert found.loudness is None or found.loudness.max() == 1
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_an_hour_takes_little_memory(tmp_path: Path) -> None:
     """A sparse file: an hour of silence in 16-bit stereo, 635 MB."""
     import resource

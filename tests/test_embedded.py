@@ -55,6 +55,7 @@ def ask(film: EmbeddedFile, text: str) -> np.ndarray:
     return film.head.texts([text])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["red", "green", "green tone"])
 def test_it_says_what_moments_says(path: Path, film: EmbeddedFile, text: str) -> None:
     curve = film.curve(ask(film, text))
@@ -197,6 +198,7 @@ def test_a_clip_of_one_window_and_a_still(tmp_path: Path) -> None:
         assert (only.start, only.end) == pytest.approx((0, end), abs=0.1)
 
 
+@pytest.mark.slow
 def test_faults(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cut = tmp_path / "cut.mkv"
     write_joined(cut, [(20, "grey", None), (6, "red", None), (30, "grey", None)])

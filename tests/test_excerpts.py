@@ -35,6 +35,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_joined(tmp_path_factory.mktemp("film") / "film.mp4", SCENES)
 
 
+@pytest.mark.slow
 def test_the_windows_that_rank_highest_are_what_the_model_sees(
     model: AVChat, head: VlsaHead, film: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_a_window_without_the_sense_is_never_the_best(
     assert np.array_equal(talk.scores("the red circle", "sound"), -np.ones(4))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_decoded_is_left_out_and_said(
     model: AVChat, head: VlsaHead, tmp_path: Path
 ) -> None:

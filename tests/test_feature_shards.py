@@ -32,6 +32,7 @@ def write(folder: Path, before: int = 0) -> None:
             writer.add({"k": k}, {"x": torch.full((4,), k)})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no signal there kills at once")
 @pytest.mark.parametrize("moment", range(1, 8))
 def test_whenever_it_is_killed_what_is_there_is_whole(moment: int, tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def batch_of(model: AVChat, clips: list) -> Batch:
     return collate(rows, clips)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [TIMELINE_CONFIG, POOLED_CONFIG], ids=lambda c: c.name)
 def test_a_cache_gives_back_what_the_encoders_gave(
     config: Config, parts: list[Part], tmp_path: Path
@@ -102,6 +103,7 @@ def test_a_cache_gives_back_what_the_encoders_gave(
     assert FeatureCache(tmp_path / "half", model).missing(parts) == parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [TIMELINE_CONFIG, POOLED_CONFIG], ids=lambda c: c.name)
 def test_training_with_a_cache_is_training_without(
     config: Config, parts: list[Part], tmp_path: Path
@@ -242,6 +244,7 @@ cache.fill(parts, workers=1, progress=lambda done, total: print(done, flush=True
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_killed_in_the_middle_the_same_command_goes_on(
     model: AVChat, parts: list[Part], tmp_path: Path

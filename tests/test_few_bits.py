@@ -50,6 +50,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.slow
 def test_layers_on_disk_change_no_answer(saved: Path, tmp_path: Path) -> None:
     full = answers(AVChat.from_pretrained(saved))
     for where in (
@@ -67,6 +68,7 @@ def test_layers_on_disk_change_no_answer(saved: Path, tmp_path: Path) -> None:
     assert len({*full}) == 2
 
 
+@pytest.mark.slow
 def test_a_model_that_is_saved_whole_can_lie_on_disk_too(saved: Path, tmp_path: Path) -> None:
     model = AVChat.from_pretrained(saved)
     model.changed |= {f"language.{name}" for name in model.language.state_dict()}
@@ -155,6 +157,7 @@ def test_projectors_in_16_bit_go_into_a_model_in_4_bit(saved: Path, tmp_path: Pa
     assert len(answers(model)) == 2
 
 
+@pytest.mark.slow
 def test_half_precision_on_the_cpu_answers_as_full_does(tmp_path: Path) -> None:
     """Two clips of the world, from the file to the words."""
     said: dict[torch.dtype, list[str]] = {torch.float32: [], torch.bfloat16: []}

@@ -24,6 +24,7 @@ def bunny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return public.write_merged(tmp_path_factory.mktemp("hub") / "Bunny-v1_0-3B", public.merged())
 
 
+@pytest.mark.slow
 def test_an_imported_model_says_the_same(
     bunny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

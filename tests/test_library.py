@@ -221,6 +221,7 @@ def test_changes_beside_a_writer_lose_nothing(tmp_path: Path) -> None:
     assert {file.windows for file in files.values()} == {3}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_kill_loses_at_most_the_file_in_hand(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
@@ -276,6 +277,7 @@ print([found.clip for found in find(library, Query(((vector, 1.0),)), top=1)])
 """
 
 
+@pytest.mark.slow
 def test_on_an_s3_store_one_writes_and_two_read(monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
     from moto.server import ThreadedMotoServer

@@ -49,6 +49,7 @@ def check(path: Path, windows: list[Window], **look: object) -> list[Media | Med
     return together
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MADE)
 def test_parts_of_made_files(name: str, tmp_path: Path) -> None:
     path = write_clip(tmp_path / name, sound=NOISE, **MADE[name])
@@ -78,6 +79,7 @@ def test_parts_of_damaged_files(name: str, seed: int, tmp_path: Path) -> None:
         check(path, windows_of(path)[1])
 
 
+@pytest.mark.slow
 def test_parts_of_real_files(shared_media: Path) -> None:
     for path in sorted(shared_media.iterdir()):
         if path.suffix not in (".md", ".txt"):

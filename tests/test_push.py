@@ -150,6 +150,7 @@ def test_a_folder_is_uploaded_as_it_is(
     assert f"{len(hub.files)} files" in done.stdout and "me/my-model" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_model_in_memory_is_uploaded_as_it_would_be_saved(
     hub: HubServer, folder: Path, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_model_in_memory_is_uploaded_as_it_would_be_saved(
     assert hub.files["README.md"] == b"# mine" and hub.created["visibility"] == "private"
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_on_the_way_is_one_line(
     hub: HubServer, folder: Path, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def test_each_epoch_takes_every_sample_once_in_a_new_order(manifest: Path) -> No
         assert deck.steps(1) == -(-rows // layout.group)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [0, 300])
 def test_a_step_is_the_same_however_it_is_cut(manifest: Path, tmp_path: Path, pack: int) -> None:
     """1 x 4 = 2 x 2 = 4 x 1, with unequal numbers of trained tokens and no dropout."""

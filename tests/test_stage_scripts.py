@@ -141,6 +141,7 @@ def test_four_bits_learn_and_go_on_with_their_adapters(
     assert any(bool(w.any()) for name, w in adapter.items() if "lora_B" in name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["lora", "full"])
 def test_layers_computed_again_change_nothing(
     finetune: ModuleType, manifest: Path, based: Path, tmp_path: Path, language: str

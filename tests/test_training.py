@@ -177,6 +177,7 @@ def test_a_slower_clip_has_the_same_content_at_other_times(model: AVChat) -> Non
     torch.testing.assert_close(tokens, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_clips_are_learned_by_heart(model: AVChat, tmp_path: Path) -> None:
     torch.manual_seed(1)
     pupil = AVChat.from_config(PRESETS["tiny"], model.tokenizer)
@@ -224,6 +225,7 @@ def script(*words: object, launcher: tuple[str, ...] = ()) -> subprocess.Complet
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_stages_run_from_nothing_to_a_measured_model(tmp_path: Path) -> None:
     """pretrain, finetune, eval: as the README says, but short (manifests: test_stage_scripts)."""
     short = ("--steps", 2, "--batch", 2, "--log-every", 1)
@@ -265,6 +267,7 @@ def test_the_stages_run_from_nothing_to_a_measured_model(tmp_path: Path) -> None
     assert set(report["full"]) >= {"V", "A", "S", "AV", "families"} and report["n"] > 0
 
 
+@pytest.mark.slow
 def test_bad_input_to_a_script_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     for words, said in (
         (("train/finetune.py", "--tracker", "paper"), "--tracker"),

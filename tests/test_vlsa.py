@@ -149,6 +149,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_and_gradients_of_one_with_both_halves(tmp_path: Path) -> None:
     (tmp_path / "two.py").write_text(TWO)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
