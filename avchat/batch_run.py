@@ -36,6 +36,7 @@ LINES = 64  # of a chunk
 ROWS, TOKENS = 64, 8192  # said together: phi-2 keeps 2.7 GB of keys and values for so many in bf16
 AHEAD = 2  # chunks that are decoded before they are asked for
 SMALL = 4_000_000  # numbers of a weight that tells models apart
+SAMPLED = 65_536  # numbers, at least, that stand for a larger one
 SMALL_MODEL = 100_000_000  # numbers of a model's weights
 
 Ready = tuple[Inputs, Media]
@@ -66,15 +67,21 @@ class Chunk:
 def settings_of(model: AVChat, asking: Asking) -> dict[str, Any]:
     """Name what answers hang on: how they are asked, and the model by its name and weights.
 
-    Only weights of up to 4 million numbers count (norms, biases, adapters, small projectors): our
-    choice, since reading billions would take as long as many answers.
+    Weights of up to 4 million numbers count whole (norms, biases, adapters, small projectors), of
+    larger ones 65,536 numbers that lie evenly in them: our choice, since reading billions would
+    take as long as many answers, and training moves all of a weight.
     """
-    small = {
-        name: weight
+    seen = {
+        name: weight if weight.numel() <= SMALL else _sampled(weight)
         for name, weight in model.named_parameters()
-        if weight.numel() <= SMALL and not weight.is_meta
+        if not weight.is_meta
     }
-    return {"model": model.config.name, "weights": fingerprint(small), **vars(asking)}
+    return {"model": model.config.name, "weights": fingerprint(seen), **vars(asking)}
+
+
+def _sampled(weight: torch.Tensor) -> torch.Tensor:
+    """Take numbers of a weight that lie evenly in it."""
+    return weight.detach().reshape(-1)[:: weight.numel() // SAMPLED]
 
 
 def whisper_key(name: str) -> str:

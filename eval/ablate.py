@@ -69,7 +69,8 @@ def main(run: Ablate) -> None:
     asking = run.asking(run.conditions, shift_s=run.shift, whisper=run.whisper)
     if run.against not in run.conditions:
         raise EvalError(f"--against {run.against}: is not among the conditions that are asked")
-    items, data = questions(run.data, run.output, run.clips, run.seed, run.limit)
+    limits = (run.seed, run.limit, run.dry_run)
+    items, data = questions(run.data, run.output, run.clips, *limits)
     if answer(run, items, asking, data):
         print_report(run, run.against)
 

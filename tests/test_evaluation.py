@@ -15,6 +15,7 @@ import torch
 from small import build_model
 
 from avchat.chat import Conversation
+from avchat.data_rows import Tally
 from avchat.evaluation.answering import Asking, generate
 from avchat.evaluation.conditions import BORROWS, CONDITIONS, NEEDS_SOUND, altered, order, under
 from avchat.evaluation.items import EvalError, Item, key_of, read_items
@@ -224,6 +225,8 @@ LINE = '{"video": "a.mp4", "question": "?", "answer": "x", %s}'
          "nothing to see or to hear"),
         (LINE % '"choices": ["x", "x"]', "names an answer twice"),
         (LINE % '"needs": "X"', "one of V, A, S, AV, not 'X'"),
+        (LINE % '"also": "y"', '"also" must be a list of texts'),
+        (LINE % '"also": [3]', '"also" must be a list of texts'),
         (LINE % '"start": 3, "end": 1', "from 3 s to 1 s is empty"),
         (LINE % '"start": "3"', '"start" must be seconds'),
         ("{", "not JSON"),
@@ -240,11 +243,13 @@ def test_bad_questions_are_one_line(tmp_path: Path, line: str, said: str) -> Non
 
 
 def test_a_manifest_of_training_is_asked_turn_by_turn(manifest: Path) -> None:
-    with_media = [json.loads(line) for line in manifest.read_text().splitlines()]
-    kept = manifest.with_name("media.jsonl")
-    kept.write_text("\n".join(json.dumps(row) for row in with_media if "media" in row))
-    items = read_items(kept)
-    assert len(items) >= 9 and all(item.video.is_file() and item.answer for item in items)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    tally = Tally()
+    items = read_items(manifest, tally=tally)
+    assert tally.left == {"without media": sum("media" not in row for row in rows)}
+    assert len(items) == tally.carried >= 9 and all(
+        item.video.is_file() and item.answer for item in items
+    )
 
 
 def test_a_report_says_better_only_where_it_is(model: AVChat, tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ what is missing; a clip, a question, the model or an option that changed is aske
 else is.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -32,6 +33,7 @@ from avchat.evaluation.records import (
     save_manifest,
     write_plan,
 )
+from avchat.evaluation.verdicts import verdict
 from avchat.media import Media, MediaError
 from avchat.model import AVChat
 from avchat.prompt import PromptError
@@ -57,7 +59,11 @@ class Asking:
     whisper: str | None = None  # what writes down what is said, for transcript_only
 
     def check(self) -> None:
-        """Raise EvalError for a condition that there is not."""
+        """Raise EvalError for a condition that there is not, or that stands there twice."""
+        if not self.conditions:
+            raise EvalError(f"name a condition: there are {', '.join(CONDITIONS)}")
+        if len(set(self.conditions)) < len(self.conditions):
+            raise EvalError(f"a condition is named twice: {', '.join(self.conditions)}")
         unknown = [name for name in self.conditions if name not in CONDITIONS]
         if unknown:
             raise EvalError(
@@ -86,9 +92,10 @@ class Plan:
                 self.keys[item.id, name] = self._key(item, name, hashes)
 
     def _others(self, place: int) -> list[Part]:
-        """List whose sound a clip may get: of the clips that follow it, round and round."""
-        following = [self.parts[(place + k) % len(self.parts)] for k in range(1, NEXT + 1)]
-        return [part for part in following if part.path != self.parts[place].path]
+        """List whose sound a clip may get: of the other files that follow it, round and round."""
+        following = (self.parts[(place + k) % len(self.parts)] for k in range(1, len(self.parts)))
+        others = (part for part in following if part.path != self.parts[place].path)
+        return list(islice(others, NEXT))
 
     def _key(self, item: Item, name: str, hashes: Hashes) -> str:
         facts: dict[str, Any] = {"condition": name, "clip": hashes.of(item.video)}
@@ -153,6 +160,7 @@ def generate(
         about = {**(facts or {}), "model": plan.revision["model"], "revision": plan.revision}
         about |= {"asking": asdict(asking), "n": len(plan.keys), "clips": len(plan.parts)}
         with manifest(folder, about) as found:
+            found |= {"n_missing": None, "n_unparsed": None}  # known at the end
             run = Run(model, plan, missing, transcriber, found)
             total = len(set(plan.keys.values()))
             done = total - len(missing)
@@ -160,10 +168,18 @@ def generate(
             for rows in run.answers(clips):
                 records.add(rows)
                 found["tokens"] += sum(row.get("tokens", 0) for row in rows)
+                found["answered"] += len(rows)
                 save_manifest(folder, found)
                 done += len(rows)
                 told(done, total)
+            found |= counted(plan, records)
     return len(missing)
+
+
+def counted(plan: Plan, records: Records) -> Row:
+    """Count the answers that are not there, and those that name none of the choices."""
+    found = Counter(verdict(row, records.rows.get(row["key"])).outcome for row in plan.rows())
+    return {"n_missing": found["missing"], "n_unparsed": found["unparsed"]}
 
 
 def transcriber_of(model: AVChat, asking: Asking) -> Transcriber | None:
@@ -187,7 +203,7 @@ class Run:
         found: Row,
     ) -> None:
         self.model, self.plan = model, plan
-        self.transcriber, self.seconds = transcriber, found["seconds"]
+        self.transcriber, self.seconds, self.found = transcriber, found["seconds"], found
         self.frames = plan.asking.frames or model.config.frames
         self.wanted: dict[Part, list[tuple[Item, str]]] = defaultdict(list)
         left = set(missing)  # of two copies of a clip one is asked about
@@ -207,6 +223,7 @@ class Run:
             for k, chunk in enumerate(chunks):
                 with self._timed("decode"):
                     media = flying.pop(0).result()
+                self.found["clips_asked"] += len(chunk)
                 if k + AHEAD < len(chunks):
                     flying.append(pool.submit(self._decode, chunks[k + AHEAD]))
                 yield self._answer(chunk, media)

@@ -73,6 +73,8 @@ def _taken(name: str, full: Features, sounds: dict[str, Features], seed: int) ->
     sense = CONDITIONS[name][0]
     if name in sounds:
         return Taken(replace(full, audio=sounds[name].audio), sense, True)
+    if name in BORROWS:  # there is no other sound
+        return Taken(full, sense, False)
     frames = 0 if full.visual is None else len(full.visual)
     if name == "one_frame" and frames > 1:
         return Taken(keep_frames(full, [frames // 2]), sense, True)

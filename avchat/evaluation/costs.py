@@ -35,6 +35,6 @@ class Cost:
     def found(self) -> Row:
         """Sum it up, as a run's report does; making clips is no part of the speeds."""
         asked = {stage: value for stage, value in self.seconds.items() if stage != RENDER}
-        about = {"clips": self.clips, "tokens": self.tokens, "peak_memory_mb": peak_mb()}
+        about = {"clips_asked": self.clips, "tokens": self.tokens, "peak_memory_mb": peak_mb()}
         found = cost(about | {"seconds": asked})
         return found | {"seconds": {k: round(value, 1) for k, value in self.seconds.items()}}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from avchat.evaluation.records import Records
+from avchat.evaluation.records import Records, known_records
 from avchat.heads import sha256_of
 
 HASHES = "clips.jsonl"
@@ -12,10 +12,13 @@ MISSING = "missing"  # with its path the hash of what is not there: when it come
 
 
 class Hashes:
-    """The hashes of clips. Args: records: those that are known, open for more."""
+    """The hashes of clips.
 
-    def __init__(self, records: Records) -> None:
-        self.records = records
+    Args: records: those that are known; kept: whether they are open for more.
+    """
+
+    def __init__(self, records: Records, kept: bool = True) -> None:
+        self.records, self.kept = records, kept
         self.known: dict[Path, str] = {}
 
     def of(self, path: Path) -> str:
@@ -29,7 +32,10 @@ class Hashes:
             about = path.stat()
             key = f"{path.resolve()} {about.st_size} {about.st_mtime_ns}"
             if key not in self.records.rows:
-                self.records.add([{"key": key, "sha256": sha256_of([path])}])
+                row = {"key": key, "sha256": sha256_of([path])}
+                if not self.kept:
+                    return row["sha256"]
+                self.records.add([row])
         except OSError:
             return f"{MISSING} {path}"  # two that are missing have reasons of their own
         return self.records.rows[key]["sha256"]
@@ -40,3 +46,8 @@ def hashes_in(folder: Path) -> Iterator[Hashes]:
     """Keep the hashes of a run's clips beside its answers."""
     with Records(folder / HASHES) as records:
         yield Hashes(records)
+
+
+def hashes_read(folder: Path) -> Hashes:
+    """Read the hashes that a run has kept; what is computed beyond them is kept in memory alone."""
+    return Hashes(known_records(folder / HASHES), kept=False)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from avchat.data import DataError, clip_path, read_lines, sample_of
+from avchat.data_rows import Tally
 
 NEEDS = ("V", "A", "S", "AV")  # what a question cannot be answered without; "" where nobody knows
 
@@ -63,14 +64,23 @@ class Item:
         return found | {"family": self.family} | names
 
 
-def read_items(path: Path, root: Path | None = None) -> list[Item]:
+def read_items(path: Path, root: Path | None = None, tally: Tally | None = None) -> list[Item]:
     """Read a file of questions; EvalError or DataError names the file and the line.
 
-    Args: root: the folder that its paths are relative to; None for its own.
+    Args:
+        root: the folder that its paths are relative to; None for its own.
+        tally: counts what a manifest says without media: there is nothing to see or to hear.
     """
-    items = [item for number, row in _rows(path) for item in items_of(path, number, row, root)]
+    tally, items = tally or Tally(), []
+    for number, row in _rows(path):
+        found = items_of(path, number, row, root)
+        tally.carried += len(found)
+        if not found:
+            tally.left["without media"] += 1
+        items += found
     if not items:
-        raise EvalError(f"{path}: no questions")
+        why = ": no line has media, so there is nothing to see or to hear" if tally.left else ""
+        raise EvalError(f"{path}: no questions{why}")
     check_ids(path, items)
     return items
 
@@ -81,10 +91,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     return read_lines(path)
 
 
-def items_of(
-    path: Path, number: int, row: dict[str, Any], root: Path | None = None
-) -> Iterable[Item]:
-    """Make the items of one line: one, or one a turn of a conversation."""
+def items_of(path: Path, number: int, row: dict[str, Any], root: Path | None = None) -> list[Item]:
+    """Make the items of one line: one, or one a turn of a conversation; none without media."""
     if "messages" in row or "caption" in row:
         return _of_sample(path, number, row, root)
     where = f"{path}, line {number}"
@@ -98,22 +106,33 @@ def items_of(
         raise EvalError(f"{where}: the answer, {row['answer']!r:.40}, is not among the choices")
     if len(set(choices)) < len(choices):
         raise EvalError(f'{where}: "choices" names an answer twice')
-    if row.get("needs") and row["needs"] not in NEEDS:
-        raise EvalError(f'{where}: "needs" is one of {", ".join(NEEDS)}, not {row["needs"]!r:.20}')
+    also = row.get("also") or []
+    if not isinstance(also, list) or not all(isinstance(one, str) for one in also):
+        raise EvalError(f'{where}: "also" must be a list of texts')
     _check_part(where, row.get("start"), row.get("end"))
     item = Item(
-        id=str(row.get("id", number)),
+        id=_id(row, number),
         video=clip_path(root or path.parent, row["video"]),
         question=row["question"],
         answer=row["answer"],
         choices=tuple(choices),
-        family=str(row.get("family", "")),
-        needs=str(row.get("needs", "")),
+        **_groups(where, row),
         start_s=row.get("start"),
         end_s=row.get("end"),
-        also=tuple(row.get("also") or ()),
+        also=tuple(also),
     )
     return [item]
+
+
+def _id(row: dict[str, Any], number: int) -> str:
+    return str(number if row.get("id") is None else row["id"])
+
+
+def _groups(where: str, row: dict[str, Any]) -> dict[str, str]:
+    """Read which groups a question is counted in; null is as good as nothing."""
+    if row.get("needs") and row["needs"] not in NEEDS:
+        raise EvalError(f'{where}: "needs" is one of {", ".join(NEEDS)}, not {row["needs"]!r:.20}')
+    return {name: str(row.get(name) or "") for name in ("family", "needs")}
 
 
 def _check_part(where: str, start: Any, end: Any) -> None:
@@ -125,18 +144,18 @@ def _check_part(where: str, start: Any, end: Any) -> None:
 
 
 def _of_sample(path: Path, number: int, row: dict[str, Any], root: Path | None) -> list[Item]:
-    """Ask what a line of a manifest teaches: each of its turns by itself."""
+    """Ask what a line of a manifest teaches: each of its turns by itself, whatever its `sense`."""
     sample = sample_of(path, number, row, root)
     if sample.media is None:
-        raise EvalError(f"{path}, line {number}: has no media: there is nothing to see or to hear")
+        return []
+    groups = _groups(f"{path}, line {number}", row)
     return [
         Item(
             id=sample.id if len(sample.turns) == 1 else f"{sample.id}-{k}",
             video=sample.media,
             question=turn.question,
             answer=turn.answer or "",
-            family=str(row.get("family", "")),
-            needs=str(row.get("needs", "")),
+            **groups,
             start_s=sample.start_s,
             end_s=sample.end_s,
         )

@@ -11,6 +11,7 @@ change of anything asks again exactly what it must. A torn last line, as a kill 
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -75,7 +76,8 @@ class Records:
     ) -> None:
         """Let others write."""
         assert self._file is not None
-        self._file.close()
+        with suppress(OSError):  # of a full disk: it has been said when the rows were added
+            self._file.close()
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows: on the disk when this returns. EvalError where there is no room."""
@@ -100,6 +102,14 @@ def read_records(path: Path) -> dict[str, Row]:
     if not path.is_file():
         raise EvalError(f"{path}: there is nothing yet")
     return {row["key"]: row for row in _read(path)[0]}
+
+
+def known_records(path: Path) -> Records:
+    """Read the rows of a file, if it is there, to look things up in: nothing can be added."""
+    found = Records(path)
+    if path.is_file():
+        found.rows = read_records(path)
+    return found
 
 
 def _read(path: Path) -> tuple[list[Row], int]:
@@ -156,11 +166,14 @@ def read_manifest(folder: Path) -> Row:
 def manifest(folder: Path, facts: Row) -> Iterator[Row]:
     """Keep a run's manifest: written at the start, and again with what was added, however it ends.
 
-    What went before, of the same command killed, is added to: its seconds and its tokens.
+    What went before, of the same model, is added to: seconds, and what was done in them.
     """
     before = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
+    if before.get("revision") != facts.get("revision"):
+        before = {"began": before.get("began", _now())}
     found = {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
+        "script": Path(sys.argv[0]).name,
         "began": before.get("began", _now()),
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -168,6 +181,8 @@ def manifest(folder: Path, facts: Row) -> Iterator[Row]:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "seconds": before.get("seconds", {}),
         "tokens": before.get("tokens", 0),
+        "clips_asked": before.get("clips_asked", 0),
+        "answered": before.get("answered", 0),
         "peak_memory_mb": before.get("peak_memory_mb"),
         **facts,
     }

@@ -153,7 +153,8 @@ def flips(folder: Path, against: str = "full") -> list[Row]:
     for name, some in by_condition.items():
         for one in some:
             before = base.get(one.id)
-            if name != against and before is not None and before.said != one.said:
+            both = before is not None and None not in (before.said, one.said)
+            if name != against and both and before.said != one.said:
                 row = found.setdefault(one.id, _asked(before))
                 row["under"][name] = {"said": one.said, "outcome": one.outcome}
     return list(found.values())
@@ -171,7 +172,7 @@ def cost(about: Row) -> Row:
     total = sum(seconds.values())
     found = {"seconds": {name: round(value, 1) for name, value in seconds.items()}}
     found["total_s"] = round(total, 1)
-    found["clips_per_s"] = about.get("clips", 0) / total if total else None
+    found["clips_per_s"] = about.get("clips_asked", 0) / total if total else None
     found["tokens_per_s"] = about.get("tokens", 0) / total if total else None
     found["peak_memory_mb"] = about.get("peak_memory_mb")
     return found

@@ -6,11 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avchat.evaluation.answering import Asking, Plan, generate
-from avchat.evaluation.hashes import hashes_in
+from avchat.evaluation.hashes import hashes_read
 from avchat.evaluation.items import EvalError, Item
 from avchat.evaluation.progress import bar
-from avchat.evaluation.records import ANSWERS, MANIFEST, Records, Row, read_manifest, write_whole
+from avchat.evaluation.records import (
+    ANSWERS,
+    MANIFEST,
+    Row,
+    known_records,
+    read_manifest,
+    write_whole,
+)
 from avchat.evaluation.report import cost, flips, json_of, report_of
+from avchat.evaluation.source import WORLD
 from avchat.evaluation.tables import condition_table, cost_line
 from avchat.model import AVChat
 
@@ -41,7 +49,11 @@ class Session:
     """Print one JSON object and nothing else."""
 
     def asking(self, conditions: Sequence[str], **more: object) -> Asking:
-        """Say how items are asked; EvalError for a condition that there is not."""
+        """Say how items are asked; EvalError for what cannot be asked so."""
+        for name in ("frames", "max_new_tokens", "batch", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise EvalError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
         asking = Asking(
             conditions=tuple(conditions),
             frames=self.frames,
@@ -77,7 +89,7 @@ def check_script(folder: Path) -> None:
     """Raise EvalError where another script made what is in a folder: its plan would be lost."""
     if not (folder / MANIFEST).is_file():
         return
-    before = Path(read_manifest(folder)["command"].split()[0]).name
+    before = read_manifest(folder).get("script", "another program")
     if before != Path(sys.argv[0]).name:
         raise EvalError(f"{folder}: holds a run of {before}; name another --output")
 
@@ -89,10 +101,13 @@ def plan_lines(plan: Row) -> str:
 
 
 def plan_of(run: Session, model: AVChat, items: Sequence[Item], asking: Asking) -> Row:
-    """Count what a run would ask; the time is judged by the answers that are there, if any are."""
-    with Records(run.output / ANSWERS) as records, hashes_in(run.output) as hashes:
-        plan = Plan(model, items, asking, hashes)
-        missing = set(records.missing(plan.keys.values()))
+    """Count what a run would ask, and write nothing; the time is judged by the answers that are
+    there, if any are.
+    """
+    plan = Plan(model, items, asking, hashes_read(run.output))
+    missing = set(known_records(run.output / ANSWERS).missing(plan.keys.values()))
+    absent = [Path(part.path) for part in plan.parts if not Path(part.path).is_file()]
+    to_render = [path for path in absent if path.parent == run.output / WORLD]
     tokens = 0
     for item in items:
         words = () if asking.free else item.choices
@@ -101,20 +116,22 @@ def plan_of(run: Session, model: AVChat, items: Sequence[Item], asking: Asking) 
     return {
         "questions": len(items),
         "clips": len(plan.parts),
-        "clips_missing": sum(not Path(part.path).is_file() for part in plan.parts),
+        "clips_missing": len(absent) - len(to_render),
+        "clips_to_render": len(to_render),
         "answers": len(plan.keys),
         "to_answer": len(missing),
         "tokens_at_most": tokens,
         "judge_calls": 0,
-        "seconds": seconds_of(run.output, len(plan.keys) - len(missing), len(missing)),
+        "seconds": seconds_of(run.output, len(missing)),
     }
 
 
-def seconds_of(folder: Path, answered: int, missing: int) -> float | None:
+def seconds_of(folder: Path, missing: int) -> float | None:
     """Judge how long the missing answers take, by those that are there; None without any."""
-    if not (folder / MANIFEST).is_file() or not answered:
+    about = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
+    if not about.get("answered"):
         return None
-    return round(missing * cost(read_manifest(folder))["total_s"] / answered, 1)
+    return round(missing * cost(about)["total_s"] / about["answered"], 1)
 
 
 def print_report(run: Session, against: str = "full", said: Sequence[str] = ()) -> None:

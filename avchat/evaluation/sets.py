@@ -65,12 +65,11 @@ def read_set(name: str, files: Sequence[Path], videos: Path | None, tally: Tally
         needed = "2 files: questions, answers" if number == 2 else "a file of questions"
         raise EvalError(f"{name}: needs {needed}; {len(files)} are named")
     if reader is None:
-        items = read_items(files[0], videos)
-    elif videos is None:
+        return read_items(files[0], videos, tally)
+    if videos is None:
         raise EvalError(f"{name}: name the folder of its clips")
-    else:
-        items = list(reader(files, Clips(videos), tally))
-        check_ids(files[0], items)
+    items = list(reader(files, Clips(videos), tally))
+    check_ids(files[0], items)
     if not items:
         raise EvalError(f"{files[0]}: no questions. {tally.line()}".rstrip(". "))
     tally.carried += len(items)

@@ -12,8 +12,15 @@ FAULTS = 5  # reasons for missing answers that a table names
 
 
 def condition_table(report: Row, against: str = "full") -> str:
-    """Lay out one run: a row a group of questions, a column a condition."""
+    """Lay out one run: a row a group of questions, a column a condition.
+
+    Raises:
+        EvalError: it was not asked under the condition that the others are compared with.
+    """
     conditions = report["conditions"]
+    if against not in conditions:
+        known = ", ".join(conditions)
+        raise EvalError(f"{report['run']}: was asked under {known}, not {against}: see --against")
     lines = [title(report), "", line(["", "n", *conditions])]
     lines.append(line(["---"] * (len(conditions) + 2)))
     for group, one in conditions[against].items():
@@ -56,13 +63,19 @@ def change_table(changes: dict[str, dict[str, Row]], first: Path) -> str:
 
 def check_alike(reports: Sequence[Row]) -> None:
     """Raise EvalError where runs were asked of other data: their numbers are not of one thing."""
-    data = [report["data"] for report in reports]
+    data = [_identity(report["data"]) for report in reports]
     other = next((k for k, one in enumerate(data) if one != data[0]), None)
     if other is not None:
         raise EvalError(
             f"{reports[other]['run']}: was asked other questions than {reports[0]['run']}; "
             "one table holds runs on the same data"
         )
+
+
+def _identity(data: Row | None) -> Row:
+    """Return what tells data apart: of files what is in them, not what they are called."""
+    found = {name: value for name, value in (data or {}).items() if name != "file"}
+    return found | {"files": sorted(found.get("files", {}).values())}
 
 
 def title(report: Row) -> str:
