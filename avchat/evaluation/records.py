@@ -169,7 +169,7 @@ def manifest(folder: Path, facts: Row) -> Iterator[Row]:
     What went before, of the same model, is added to: seconds, and what was done in them.
     """
     before = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
-    if before.get("revision") != facts.get("revision"):
+    if before.get("revision") != json.loads(json.dumps(facts.get("revision"))):
         before = {"began": before.get("began", _now())}
     found = {
         "command": shlex.join(sys.argv),
