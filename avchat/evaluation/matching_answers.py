@@ -1,7 +1,9 @@
 """What was said -> which of the choices it names, and whether that one is right.
 
 Whole words, never a part of one: "no" is not in "piano", nor "one" in "xylophone". What names no
-choice, or several, is unparsed: it is counted as such, neither guessed nor dropped.
+choice, or several, is unparsed: it is counted as such, neither guessed nor dropped. A minus before
+a number and a sharp after a note are part of the word. Choices that differ by less than a word
+("Polish" and "polish", "C" and "C++") are twins: only their very text, or a letter, names them.
 """
 
 import re
@@ -17,7 +19,10 @@ DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)}
 FILLERS = frozenset("the a an it is it's its there are".split())  # before an answer
 ARTICLES = frozenset("the a an".split())
 DENIALS = frozenset("no not never neither nor without cannot".split())
-WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W_]+(?:'[^\W_]+)*")
+SIGNS = str.maketrans({"\u2019": "'", "\u2212": "-", "\u266f": "#"})  # as keyboards have them
+# a minus is none between words or numbers ("ten-year", "5-10"), a sharp only at a word's end
+WORD = re.compile(r"(?:(?<![\w)-])-)?\d+(?:[.,]\d+)*|[^\W_]+(?:'[^\W_]+)*(?:#(?!\w))?")
+THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")  # "1,5" and "1,2,3" are none
 CLAUSE = re.compile(r"[,;:!?\n]|\.(?!\d)")
 MARKS = re.compile(r"</?\w+>|[*`\"]")  # of **B** and <answer>B</answer>
 LETTERED = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Za-z])[^\S\n]*(?:[).:,]|\n|$))\s*")
@@ -33,15 +38,26 @@ Words = tuple[str, ...]
 
 
 def matched(said: str, item: Item) -> bool | None:
+    """Tell whether an answer to an item is right, as `is_right` does."""
+    return is_right(said, (item.answer, *item.also), item.choices)
+
+
+def is_right(said: str, answers: Sequence[str], choices: Sequence[str]) -> bool | None:
     """Tell whether an answer is right; None where it cannot be told which answer it is.
 
     Without choices whole answers are compared, and None is for an empty one alone.
+
+    Args: answers: those that are right.
     """
-    right = {plain(answer) for answer in (item.answer, *item.also)}
-    if not item.choices:
+    right = {plain(answer) for answer in answers}
+    if not choices:
         return plain(said) in right if said.strip() else None
-    chosen = choice_of(said, item.choices)
-    return None if chosen is None else plain(chosen) in right
+    chosen = choice_of(said, choices)
+    if not chosen:
+        return None
+    if _known(choices)[plain(chosen)] is None:
+        return chosen.strip() in {answer.strip() for answer in answers}
+    return plain(chosen) in right
 
 
 def choice_of(said: str, choices: Sequence[str]) -> str | None:
@@ -50,10 +66,12 @@ def choice_of(said: str, choices: Sequence[str]) -> str | None:
     An answer is the choice itself, its letter ("B", "(B) a dog.", "the answer is B"), yes or no
     followed by more, or a text in which the words of one choice stand.
     """
-    known = {plain(choice): choice for choice in reversed(choices)}  # of equals the first
+    if (verbatim := _verbatim(said, choices)) is not None:
+        return verbatim
+    known = _known(choices)
     said = MARKS.sub("", said)
-    if (whole := known.get(plain(said))) is not None:
-        return whole
+    if plain(said) in known:
+        return known[plain(said)]
     if lettered := _lettered(said, choices, known):
         return lettered[0]
     clauses = {plain(part) for part in CLAUSE.split(said)} & {("yes",), ("no",)} & set(known)
@@ -74,12 +92,34 @@ def plain(text: str) -> Words:
 
 
 def _words(text: str) -> Words:
-    found = WORD.findall(text.lower().replace("\u2019", "'"))
-    return tuple(DIGITS.get(word, word.replace(",", "")) for word in found)
+    found = WORD.findall(text.lower().translate(SIGNS))
+    return tuple(DIGITS.get(word, _number(word)) for word in found)
+
+
+def _number(word: str) -> str:
+    return word.replace(",", "") if THOUSANDS.fullmatch(word) else word
+
+
+def _verbatim(said: str, choices: Sequence[str]) -> str | None:
+    """Find the choice that an answer is to the letter; marks around it and a last point may be."""
+    bare = MARKS.sub("", said).strip()
+    for form in filter(None, (said.strip(), bare, bare.removesuffix("."))):
+        for choice in choices:
+            if choice.strip() == form:
+                return choice
+    return None
+
+
+def _known(choices: Sequence[str]) -> dict[Words, str | None]:
+    """Map the words of choices to them; None where those of several, unlike texts are the same."""
+    groups: dict[Words, dict[str, str]] = {}
+    for choice in choices:
+        groups.setdefault(plain(choice), {}).setdefault(choice.strip(), choice)
+    return {form: [*some.values()][0] if len(some) == 1 else None for form, some in groups.items()}
 
 
 def _lettered(
-    said: str, choices: Sequence[str], known: dict[Words, str]
+    said: str, choices: Sequence[str], known: dict[Words, str | None]
 ) -> tuple[str | None] | None:
     """Read a letter; (None,) where what follows names another choice than it does.
 
@@ -92,32 +132,46 @@ def _lettered(
     if index >= len(choices):
         return None
     rest = said[sign.end() :]
-    named = {plain(rest)} if plain(rest) in known else _named(rest, known)
     others = {ord(letter) - ord("A") for letter in OTHER_LETTER.findall(rest)} - {index}
-    agree = named <= {plain(choices[index])} and not others & set(range(len(choices)))
+    agree = _fits(rest, choices[index], choices, known) and not others & set(range(len(choices)))
     return (choices[index] if agree else None,)
 
 
-def _named(said: str, known: dict[Words, str]) -> set[Words]:
+def _fits(rest: str, choice: str, choices: Sequence[str], known: dict[Words, str | None]) -> bool:
+    """Tell whether what follows a letter names no other choice than the letter does."""
+    if (verbatim := _verbatim(rest, choices)) is not None:
+        return verbatim.strip() == choice.strip()
+    if plain(rest) in known:
+        return plain(rest) == plain(choice)
+    return _named(rest, known) <= {_without_articles(plain(choice))}
+
+
+def _named(said: str, known: dict[Words, str | None]) -> set[Words]:
     """Find the choices whose words stand in a text, the longest first: "more than ten" is not ten.
 
-    A text that denies names nothing: "it is not a dog" is no dog.
+    A text that denies names nothing: "it is not a dog" is no dog. Words are without articles.
     """
-    words = [word for word in _words(said) if word not in ARTICLES]
-    forms = {tuple(word for word in form if word not in ARTICLES): form for form in known}
+    words = _without_articles(_words(said))
+    forms = {_without_articles(form) for form in known}
     inside = {word for form in forms for word in form}
     if any((w in DENIALS or w.endswith("n't")) and w not in inside for w in words):
         return set()
     found, at = set(), 0
     longest_first = sorted((form for form in forms if form), key=len, reverse=True)
     while at < len(words):
-        here = (form for form in longest_first if tuple(words[at : at + len(form)]) == form)
+        here = (form for form in longest_first if words[at : at + len(form)] == form)
         form = next(here, None)
         if form:
-            found.add(forms[form])
+            found.add(form)
         at += len(form) if form else 1
     return found
 
 
-def _one(named: set[Words], known: dict[Words, str]) -> str | None:
-    return known[named.pop()] if len(named) == 1 else None
+def _without_articles(words: Words) -> Words:
+    return tuple(word for word in words if word not in ARTICLES)
+
+
+def _one(named: set[Words], known: dict[Words, str | None]) -> str | None:
+    """Take the one choice that is named; twins cannot be told apart by words."""
+    chosen = [choice for form, choice in known.items() if _without_articles(form) in named]
+    return chosen[0] if len(chosen) == 1 else None

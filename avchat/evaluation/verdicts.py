@@ -7,7 +7,7 @@ never taken for wrong nor left out.
 from dataclasses import dataclass
 from pathlib import Path
 
-from avchat.evaluation.matching_answers import choice_of, plain
+from avchat.evaluation.matching_answers import is_right
 from avchat.evaluation.records import ANSWERS, Row, read_plan, read_records
 
 Outcome = str  # one of OUTCOMES
@@ -67,8 +67,5 @@ def outcome(said: str | None, asked: Row) -> Outcome:
     """Name what an answer is worth; unparsed: it is empty, or names none of the choices."""
     if said is None:
         return "missing"
-    right = {plain(answer) for answer in (asked["answer"], *asked["also"])}
-    named = choice_of(said, asked["choices"]) if asked["choices"] else said.strip()
-    if not named:
-        return "unparsed"
-    return "right" if plain(named) in right else "wrong"
+    right = is_right(said, (asked["answer"], *asked["also"]), asked["choices"])
+    return "unparsed" if right is None else "right" if right else "wrong"
