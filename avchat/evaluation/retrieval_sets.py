@@ -5,7 +5,7 @@ higher, so what is missing is a part of it, and its line is to stand beside ever
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -56,6 +56,17 @@ class Gallery:
         for text, clip in zip(self.texts, self.clip_of, strict=True):
             clips.setdefault(text.lower(), set()).add(clip)
         return sum(len(clips[text.lower()]) > 1 for text in self.texts)
+
+    def first(self, count: int | None) -> "Gallery":
+        """Keep the first so many clips, with their texts; None: all."""
+        kept = [k for k, clip in enumerate(self.clip_of) if count is None or clip < count]
+        return replace(
+            self,
+            clips=self.clips[:count],
+            parts=self.parts[:count],
+            texts=[self.texts[k] for k in kept],
+            clip_of=[self.clip_of[k] for k in kept],
+        )
 
     def line(self) -> str:
         """Say in one line how large the gallery is and what it lacks."""
