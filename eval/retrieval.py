@@ -21,7 +21,8 @@ writes into a head's folder the threshold that keeps 95 % (`KEEP`) of what is ri
 measures a head on a public set, from its own file: msr-vtt-1ka, didemo, audiocaps, clotho,
 sounddescs (--split: a list of the clips that count, as its authors' test_list.txt or that of the
 cleaned splits). How many clips are missing, or lack a sense, stands beside the figures. Vectors are
-kept in the output folder: the same command goes on where it was stopped.
+kept in the output folder, with a manifest: the same command goes on where it was stopped. --dry-run
+says how many clips and captions there are; with --limit the result is marked as partial.
 """
 
 import json
@@ -38,11 +39,13 @@ from avchat.evaluation.costs import RENDER, Cost
 from avchat.evaluation.galleries import directions, embed_clips
 from avchat.evaluation.items import EvalError
 from avchat.evaluation.progress import bar
-from avchat.evaluation.records import write_whole
+from avchat.evaluation.records import Row, write_whole
 from avchat.evaluation.report import json_of
+from avchat.evaluation.retrieval_sets import Gallery as SetGallery
 from avchat.evaluation.retrieval_sets import read_gallery
+from avchat.evaluation.session import check_script, plan_lines
 from avchat.evaluation.tables import cost_line
-from avchat.heads import Head, Kind, Vectors, VlsaHead, load_head
+from avchat.heads import Kind, Vectors, VlsaHead, load_head, sha256_of
 from avchat.media import Media, load_media
 from avchat.metrics import interval_of, ranks, retrieval
 from avchat.script import run_script
@@ -82,15 +85,22 @@ class Retrieval:
     reweight: bool = False
     """Also rank by scores that are re-weighted over all queries ("dual softmax"), in rows of their
     own: no search has all queries at once."""
+    limit: int | None = None
+    """Of a set only the first so many clips: the result is marked as partial."""
+    dry_run: bool = False
+    """Say how many clips and captions there are, and do nothing."""
     json: bool = False
     """Print one JSON object and nothing else."""
 
 
 def main(run: Retrieval) -> None:
     """Render, embed, rank, print."""
-    head = load_head(run.model, run.kind)
+    check_limit(run)
+    if run.dry_run:
+        return say_plan(run)
     if run.set:
-        return measure_set(run, head)
+        return measure_set(run)
+    head = load_head(run.model, run.kind)
     cost = Cost()
     gallery, both = embed(head, run, "both", cost)
     found = measure(head, gallery, both)
@@ -109,19 +119,55 @@ def main(run: Retrieval) -> None:
     print(json.dumps(report) if run.json else table(report))
 
 
-def measure_set(run: Retrieval, head: Head) -> None:
-    """Measure a head on a public set."""
+def check_limit(run: Retrieval) -> None:
+    """Raise EvalError where --limit leaves nothing, or there is no set."""
+    if run.limit is None:
+        return
+    if not run.set:
+        raise EvalError("--limit goes with --set; of the world --clips says how many")
+    if run.limit < 1:
+        raise EvalError(f"--limit {run.limit}: leaves no clip")
+
+
+def needed(run: Retrieval) -> tuple[Path, Path, Path]:
+    """Return the set's file, the folder of its clips and that of the run; EvalError without."""
     if run.file is None or run.videos is None or run.output is None:
         raise EvalError(f"--set {run.set}: needs --file, --videos and --output")
+    return run.file, run.videos, run.output
+
+
+def say_plan(run: Retrieval) -> None:
+    """Say how many clips and captions would be measured; nothing is written."""
+    tally = Tally()
+    if run.set:
+        file, videos, _ = needed(run)
+        gallery = read_gallery(run.set, file, videos, tally, run.split)
+        some = gallery.first(run.limit)
+        counts = {"set": gallery.name, "clips": len(some.clips), "captions": len(some.texts)}
+        plan = counts | {"clips_missing": len(gallery.missing), "partial": run.limit is not None}
+    else:  # a gallery of both senses and one of sounds, with a caption each
+        plan = {"set": "the world", "clips": 2 * run.clips, "captions": 2 * run.clips}
+    print(json_of(plan) if run.json else plan_lines(plan))
+    if tally.line() and not run.json:
+        print(tally.line())
+
+
+def measure_set(run: Retrieval) -> None:
+    """Measure a head on a public set."""
+    file, videos, output = needed(run)
+    check_script(output)
+    head = load_head(run.model, run.kind)
     tally, cost = Tally(), Cost()
-    gallery = read_gallery(run.set, run.file, run.videos, tally, run.split)
+    whole = read_gallery(run.set, file, videos, tally, run.split)
+    gallery = whole.first(run.limit)
     with bar("clips") as told:
-        rows = embed_clips(head, gallery, run.output, told, cost)
+        rows = embed_clips(head, gallery, output, told, cost, facts_of(run, gallery))
     faults = [row["error"] for row in rows if "error" in row]
     lacking = {s: sum(r.get(s) is None for r in rows) - len(faults) for s in ("picture", "sound")}
     report = {
         "model": run.model,
         "set": gallery.name,
+        "partial": run.limit is not None,
         "texts": len(gallery.texts),
         "clips": len(gallery.clips),
         "missing": len(gallery.missing),
@@ -131,14 +177,23 @@ def measure_set(run: Retrieval, head: Head) -> None:
         "directions": directions(gallery, rows, head.texts(gallery.texts), run.reweight),
         "cost": cost.found(),
     }
-    write_whole(run.output / "report.json", json_of(report, indent=1) + "\n")
+    write_whole(output / "report.json", json_of(report, indent=1) + "\n")
     if run.json:
         print(json_of(report))
         return
-    print(gallery.line(), tally.line(), sep="\n")
+    print(whole.line(), *filter(None, [tally.line()]), sep="\n")
+    if run.limit is not None:
+        print(f"partial: of the first {len(gallery.clips)} clips alone")
     print(f"{len(faults)} clips could not be decoded", *faults[:3], sep="; ")
     print(f"without sound: {lacking['sound']}, without picture: {lacking['picture']}")
     print(table(report))
+
+
+def facts_of(run: Retrieval, gallery: SetGallery) -> Row:
+    """Say for the manifest what is measured: the head, the set, the hashes of its files."""
+    files = {path.name: sha256_of([path]) for path in (run.file, run.split) if path}
+    data = {"set": gallery.name, "files": files}
+    return {"name": run.model, "kind": run.kind, "data": data, "limit": run.limit}
 
 
 def embed(

@@ -91,6 +91,11 @@ def test_a_known_matrix_gives_known_figures() -> None:
 def test_re_weighting_lets_queries_share() -> None:
     scores = np.array([[0.9, 0.8], [0.89, 0.1]])  # both like the first best
     assert list(ranks(scores)) == [1, 2]
-    assert list(ranks(reweighted(scores)[::-1], np.eye(2, dtype=bool)[::-1]))
     hot = reweighted(scores)
     assert hot.shape == scores.shape and hot[0, 1] > hot[1, 1]
+    assert list(ranks(hot)) == [2, 2]  # the second clip is the first query's, which alone likes it
+    # both like the first clip best, the second query hardly: where they share each has its own
+    wanted = np.array([[0.9, 0.2], [0.89, 0.88]])
+    assert list(ranks(wanted)) == [1, 2] and list(ranks(reweighted(wanted))) == [1, 1]
+    turned = np.eye(2, dtype=bool)[::-1]
+    assert list(ranks(reweighted(wanted)[::-1], turned)) == [1, 1]

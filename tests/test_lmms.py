@@ -2,11 +2,7 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 import wave
-from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,8 +24,6 @@ from avchat.evaluation.lmms_model import AVChatMessages, AVChatSimple, parts_of,
 from avchat.media import Media, MediaError, load_media
 from avchat.prompt import Turn
 
-ROOT = Path(__file__).resolve().parent.parent
-TASKS = ROOT / "eval" / "lmms_tasks"
 FRAMES = 8
 
 
@@ -302,95 +296,3 @@ def test_small_things() -> None:
     assert until("a b\n\nc", ["\n\n"]) == "a b" and until("a", None) == "a"
     kinds = [kind for kind, _ in parts_of(["a.WAV", "b.webm", {"array": [], "sampling_rate": 1}])]
     assert kinds == ["audio", "video", "audio"]
-
-
-# the whole way, from the command line
-
-
-@pytest.fixture(scope="module")
-def ours(world: Path) -> dict[str, Any]:
-    command = [sys.executable, "eval/world.py", "--clips", "10", "--seed", "3", "--json"]
-    command += ["--folder", str(world), "--no-sentences"]
-    return json.loads(run(command).stdout)
-
-
-def run(command: list[str], **env: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **env},
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
-
-
-@pytest.fixture
-def scores(world: Path, tmp_path: Path) -> Callable[..., dict[str, float]]:
-    """Run the harness as a user would; give its scores."""
-
-    def of(task: str, model_args: str, *more: str, **env: str) -> dict[str, float]:
-        command = [str(Path(sys.executable).with_name("lmms-eval")), "--model", "avchat"]
-        command += ["--model_args", model_args, "--tasks", task, "--include_path", str(TASKS)]
-        command += ["--batch_size", "8", "--output_path", str(tmp_path), *more]
-        run(command, **({"AVWORLD": str(world)} | env))
-        path = next(tmp_path.rglob("*_results.json"))
-        found = json.loads(path.read_text())["results"][task]
-        path.unlink()
-        kept = {name.split(",")[0]: value for name, value in found.items() if "," in name}
-        return {name: value for name, value in kept.items() if "stderr" not in name}
-
-    return of
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model_args", "column"),
-    [
-        ("pretrained=tiny", "free"),
-        ("pretrained=tiny,choices=true,use_audio=false", "deaf"),
-    ],
-)
-def test_scores_are_those_of_our_own_script(
-    scores: Callable[..., dict[str, float]],
-    ours: dict[str, Any],
-    model_args: str,
-    column: str,
-) -> None:
-    found = scores("avworld", model_args)
-    assert len({"V", "A", "S", "AV"} & set(ours["count"])) >= 3
-    for need in {"V", "A", "S", "AV"} & set(ours["count"]):
-        assert found[f"accuracy_{need}"] == pytest.approx(ours[column][need]), need
-    assert found["unparsed"] == 0
-
-
-@pytest.mark.slow
-def test_choices_by_their_likelihood(scores: Callable[..., dict[str, float]]) -> None:
-    found = scores("avworld_choices", "pretrained=tiny", "--force_simple")
-    assert found["accuracy"] > 0.9
-
-
-@pytest.mark.slow
-def test_a_public_set(scores: Callable[..., dict[str, float]], world: Path, tmp_path: Path) -> None:
-    """Golden questions, on clips of the world in the place of the set's own."""
-    golden = ROOT / "tests" / "golden_sets" / "music-avqa.json"
-    clips = tmp_path / "clips"
-    clips.mkdir()
-    for row in json.loads(golden.read_text()):
-        (clips / f"{row['video_id']}.mp4").write_bytes(next(world.glob("*.mp4")).read_bytes())
-    out = tmp_path / "sets" / "music-avqa"
-    command = [sys.executable, "eval/qa.py", "music-avqa", str(golden), "--videos", str(clips)]
-    assert "questions in" in run([*command, "--output", str(out), "--write"]).stdout
-    found = scores("music_avqa", "pretrained=tiny", AVCHAT_SETS=str(out.parent))
-    assert 0 <= found["accuracy"] <= 1 and 0 <= found["unparsed"] <= 1
-
-
-@pytest.mark.slow
-def test_questions_that_are_not_there_are_told_of(world: Path) -> None:
-    command = [str(Path(sys.executable).with_name("lmms-eval")), "--model", "avchat"]
-    command += ["--tasks", "cmm", "--include_path", str(TASKS)]
-    env = {**os.environ, "AVWORLD": str(world), "AVCHAT_SETS": "/nowhere"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=150)
-    assert "make them with: python eval/qa.py cmm" in done.stderr + done.stdout

@@ -6,11 +6,17 @@ import pytest
 
 from avchat.evaluation.items import Item
 from avchat.evaluation.matching_answers import choice_of, matched
+from avchat.evaluation.verdicts import outcome
 
 INSTRUMENTS = ("acoustic_guitar", "more than ten", "no", "one", "piano", "saxophone", "ten")
 INSTRUMENTS += ("two", "xylophone", "yes", "zero")
 ANIMALS = ("a cat", "a dog", "a dog barking", "the horse")
 YES_NO = ("yes", "no")
+KEYS = ("F minor", "F# minor")
+NOTES = ("F", "F#", "G", "G#")
+SECONDS = ("0.5 s", "-0.5 s")
+TWINS = ("C", "C++", "polish", "Polish")  # of which words tell no two apart
+COUNTS = ("5", "1,5", "1,500", "15")
 
 
 @pytest.mark.parametrize(
@@ -72,10 +78,48 @@ YES_NO = ("yes", "no")
         (" .!", YES_NO, None),
         ("\u00e9t\u00e9", ("hiver", "\u00c9t\u00e9"), "\u00c9t\u00e9"),
         ("+", ("-", "+"), "+"),
+        ("F minor", KEYS, "F minor"),
+        ("It is in f# minor.", KEYS, "F# minor"),
+        ("F\u266f minor", KEYS, "F# minor"),
+        ("(B) F minor", KEYS, None),
+        ("F", NOTES, "F"),
+        ("The answer is F#", NOTES, "F#"),
+        ("B", NOTES, "F#"),  # its letter
+        ("0.5 s", SECONDS, "0.5 s"),
+        ("late by -0.5 s", SECONDS, "-0.5 s"),
+        ("\u22120.5 s", SECONDS, "-0.5 s"),
+        ("B. 0.5 s", SECONDS, None),
+        ("0-0.5 s", SECONDS, "0.5 s"),  # from 0 to 0.5: no minus
+        ("a ten-5 split", ("-5", "5"), "5"),
+        ("C", TWINS[:2], "C"),
+        ("**C++**", TWINS, "C++"),
+        ("Polish.", TWINS, "Polish"),
+        ("polish", TWINS, "polish"),
+        ("It is polish", TWINS, None),
+        ("POLISH", TWINS, None),
+        ("(D) Polish", TWINS, "Polish"),
+        ("(D) polish", TWINS, None),
+        ("(D) POLISH", TWINS, "Polish"),
+        ("There is a cat on the mat", ("a cat on a mat", "a cat on the mat"), "a cat on the mat"),
+        ("I see a cat on the mat", ("a cat on a mat", "a cat on the mat"), None),
+        ("1,5", COUNTS, "1,5"),
+        ("15", COUNTS, "15"),
+        ("1500", COUNTS, "1,500"),
     ],
 )
 def test_what_an_answer_names(said: str, choices: tuple[str, ...], choice: str | None) -> None:
     assert choice_of(said, choices) == choice
+
+
+@pytest.mark.parametrize("choices", [KEYS, NOTES, SECONDS, TWINS, COUNTS])
+def test_choices_that_differ_by_a_sign_are_not_one(choices: tuple[str, ...]) -> None:
+    for gold in choices:
+        one = item(gold, *choices)
+        for said in choices:
+            assert matched(said, one) is (said == gold), (said, gold)
+            assert outcome(said, one.known()) == ("right" if said == gold else "wrong")
+    assert matched("both, or neither", one) is None
+    assert outcome("both, or neither", one.known()) == "unparsed"
 
 
 def item(answer: str, *choices: str, also: tuple[str, ...] = ()) -> Item:
@@ -100,3 +144,7 @@ def test_open_answers_are_compared_whole() -> None:
     assert matched("piano", item("no")) is False
     assert matched("the dog", item("hound", also=("dog",))) is True
     assert matched(" ", item("dog")) is None
+    assert matched("-5", item("5")) is False and matched("It is -5.", item("-5")) is True
+    assert matched("F", item("F#")) is False and matched("f#", item("F#")) is True
+    assert matched("1,2,3", item("12,3")) is False and matched("1,5", item("15")) is False
+    assert matched("1,234,567.5", item("1234567.5")) is True

@@ -316,6 +316,18 @@ def test_audiocaps_has_five_captions_of_ten_seconds(tmp_path: Path) -> None:
     assert gallery.parts == [None, (20, 30)] and not gallery.missing
 
 
+@pytest.mark.parametrize("file", ["rabcdefgvtk_30", "Yrabcdefgvtk_30", "rabcdefgvtk"])
+@pytest.mark.parametrize("name", ["rabcdefgvtk", "Yrabcdefgvtk_30.wav"])
+def test_audiocaps_by_a_list_of_videos(tmp_path: Path, file: str, name: str) -> None:
+    silence(tmp_path / f"{file}.wav", 10)
+    silence(tmp_path / "UABCDEFGXyE_20.wav", 10)
+    split, tally = tmp_path / "list.txt", Tally()
+    split.write_text(f"{name}\nRABCDEFGVTK\n")  # YouTube's names differ by case
+    gallery = read_gallery("audiocaps", GOLDEN / "audiocaps.csv", tmp_path, tally, split)
+    assert gallery.texts == [f"Rain {k}" for k in range(5)] and not gallery.missing
+    assert tally.left == {"in list.txt without a caption": 1}
+
+
 def test_clotho_both_ways(tmp_path: Path) -> None:
     touched(tmp_path, "Some noise.wav")
     tally = Tally()

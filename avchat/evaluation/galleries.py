@@ -1,8 +1,8 @@
 """Clips and texts of a benchmark embedded by a lookup head, and what finds what.
 
 Enters: a gallery, a head. Leaves: vectors, kept in a folder as lines that a killed run goes on
-from; then ranks in six directions, by name. Raw cosine: what is re-weighted over the queries knows
-them all beforehand, and stands in rows of its own.
+from, and the run's manifest; then ranks in six directions, by name. Raw cosine: what is re-weighted
+over the queries knows them all beforehand, and stands in rows of its own.
 
 Legend: C clips, T texts, D width.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from avchat.evaluation.costs import Cost
 from avchat.evaluation.hashes import hashes_in
 from avchat.evaluation.items import EvalError, key_of
-from avchat.evaluation.records import Records, Row
+from avchat.evaluation.records import Records, Row, manifest, save_manifest
 from avchat.evaluation.retrieval_sets import Gallery, Part
 from avchat.heads import Head
 from avchat.library_query import file_vectors
@@ -31,11 +31,16 @@ Told = Callable[[int, int], None]
 
 
 def embed_clips(
-    head: Head, gallery: Gallery, folder: Path, told: Told, cost: Cost | None = None
+    head: Head,
+    gallery: Gallery,
+    folder: Path,
+    told: Told,
+    cost: Cost | None = None,
+    facts: Row | None = None,
 ) -> list[Row]:
     """Give each clip a row with its vectors by sense, or with `error`; what is there is kept.
 
-    Args: cost: what this run takes is added to it.
+    Args: cost: what this run takes is added to it; facts: for the manifest.
     """
     cost = cost or Cost()
     with Records(folder / VECTORS) as records, hashes_in(folder) as hashes:
@@ -43,15 +48,24 @@ def embed_clips(
             key_of(head.fingerprint, hashes.of(clip), part)
             for clip, part in zip(gallery.clips, gallery.parts, strict=True)
         ]
-        for done, (key, clip, part) in enumerate(
-            zip(keys, gallery.clips, gallery.parts, strict=True)
-        ):
-            if records.missing([key]):
-                with cost.timed("decode and embed"):
-                    records.add([{"key": key} | embedded(head, clip, part)])
-                cost.clips += 1
-            told(done + 1, len(keys))
+        about = {"model": head.fingerprint, "n": len(gallery.texts), "clips": len(keys)}
+        with manifest(folder, (facts or {}) | about) as found:
+            before = found["seconds"]
+            for k, key in enumerate(keys):
+                if records.missing([key]):
+                    with cost.timed("decode and embed"):
+                        row = embedded(head, gallery.clips[k], gallery.parts[k])
+                        records.add([{"key": key} | row])
+                    cost.clips += 1
+                    found["seconds"] = summed(before, cost.seconds)
+                    save_manifest(folder, found)
+                told(k + 1, len(keys))
         return [records.rows[key] for key in keys]
+
+
+def summed(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
+    """Add seconds to seconds, stage by stage."""
+    return {name: first.get(name, 0.0) + second.get(name, 0.0) for name in {**first, **second}}
 
 
 def embedded(head: Head, clip: Path, part: Part) -> Row:

@@ -10,7 +10,8 @@ media (simple), which alone knows tasks of multiple choice. Arguments of a model
     choices=true         where a task's document lists `choices`, answer with one of them
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -49,6 +50,18 @@ class Asked(NamedTuple):
     choices: list[str] | None
 
 
+class Pair(tuple[float, bool]):
+    """How likely a continuation is, and whether it is the greedy one; lmms-eval's cache keeps none.
+
+    Where `text` of a result has no words when it is stripped, ResponseCache leaves it out. What it
+    kept it would read back as a list, of which the evaluator makes a text.
+    """
+
+    def strip(self) -> str:
+        """Say that there is nothing to keep."""
+        return ""
+
+
 class AVChatSimple(lmms):
     """The simple way: a text, and a list of media."""
 
@@ -65,7 +78,8 @@ class AVChatSimple(lmms):
         device: str | None = None,
     ) -> None:
         super().__init__()
-        self.model = AVChat.from_pretrained(pretrained, device=device or None).eval()
+        place = card_of(device, os.environ, torch.cuda.device_count())
+        self.model = AVChat.from_pretrained(pretrained, device=place).eval()
         self.frames = frames or self.model.config.frames
         senses: dict[tuple[bool, bool], Sense] = {
             (True, True): "both",
@@ -196,7 +210,7 @@ class AVChatSimple(lmms):
                 before = task, split, doc_id, text
                 thread = self._thread(Asked(parts_of(doc_to_visual(doc)), [Turn(text)], {}, None))
             pair = (-torch.inf, False) if thread is None else self._likelihood(*thread, words)
-            found.append(GenerationResult(text=pair))
+            found.append(GenerationResult(text=Pair(pair)))
         return found
 
     def _thread(self, one: Asked) -> tuple[Thread, torch.Tensor] | None:
@@ -293,6 +307,18 @@ class AVChatMessages(AVChatSimple):
             if over:
                 return
             yield self._of_messages(messages, how, None)
+
+
+def card_of(device: str | None, environ: Mapping[str, str], cards: int) -> str | None:
+    """Name where a process loads its model: of several started together each has its own card.
+
+    Args: device: as the harness was told; environ: of a launcher; cards: that this process sees,
+    which may be its own alone.
+    """
+    alone = int(environ.get("WORLD_SIZE", 1)) < 2
+    if alone or not cards or device not in (None, "", "cuda"):
+        return device or None
+    return f"cuda:{int(environ.get('LOCAL_RANK', 0)) % cards}"
 
 
 def parts_of(visuals: Any) -> list[tuple[Kind, Any]]:

@@ -1,8 +1,8 @@
 """What was said -> which of the choices it names, and whether that one is right.
 
 Whole words, never a part of one: "no" is not in "piano", nor "one" in "xylophone". What names no
-choice, or several, is unparsed: it is counted as such, neither guessed nor dropped. A minus before a
-number and a sharp after a note are part of the word. Choices that differ by less than words do
+choice, or several, is unparsed: it is counted as such, neither guessed nor dropped. A minus before
+a number and a sharp after a note are part of the word. Choices that differ by less than a word
 ("Polish" and "polish", "C" and "C++") are twins: only their very text, or a letter, names them.
 """
 
@@ -53,7 +53,7 @@ def is_right(said: str, answers: Sequence[str], choices: Sequence[str]) -> bool 
     if not choices:
         return plain(said) in right if said.strip() else None
     chosen = choice_of(said, choices)
-    if chosen is None:
+    if not chosen:
         return None
     if _known(choices)[plain(chosen)] is None:
         return chosen.strip() in {answer.strip() for answer in answers}
@@ -137,9 +137,7 @@ def _lettered(
     return (choices[index] if agree else None,)
 
 
-def _fits(
-    rest: str, choice: str, choices: Sequence[str], known: dict[Words, str | None]
-) -> bool:
+def _fits(rest: str, choice: str, choices: Sequence[str], known: dict[Words, str | None]) -> bool:
     """Tell whether what follows a letter names no other choice than the letter does."""
     if (verbatim := _verbatim(rest, choices)) is not None:
         return verbatim.strip() == choice.strip()

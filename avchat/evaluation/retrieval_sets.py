@@ -5,9 +5,9 @@ higher, so what is missing is a part of it, and its line is to stand beside ever
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,15 @@ from avchat.evaluation.items import EvalError
 from avchat.evaluation.set_rows import Clips, Line, read_set_lines
 
 Part = tuple[float, float] | None  # seconds of a clip; None for all of it
-Caption = tuple[Path, Part, str]
+
+
+class Caption(NamedTuple):
+    """What is said of a clip, or of a part of it."""
+
+    clip: Path
+    part: Part
+    text: str
+    names: tuple[str, ...] = ()  # by which lists may call the clip, besides its file's
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,17 @@ class Gallery:
         for text, clip in zip(self.texts, self.clip_of, strict=True):
             clips.setdefault(text.lower(), set()).add(clip)
         return sum(len(clips[text.lower()]) > 1 for text in self.texts)
+
+    def first(self, count: int | None) -> "Gallery":
+        """Keep the first so many clips, with their texts; None: all."""
+        kept = [k for k, clip in enumerate(self.clip_of) if count is None or clip < count]
+        return replace(
+            self,
+            clips=self.clips[:count],
+            parts=self.parts[:count],
+            texts=[self.texts[k] for k in kept],
+            clip_of=[self.clip_of[k] for k in kept],
+        )
 
     def line(self) -> str:
         """Say in one line how large the gallery is and what it lacks."""
@@ -93,7 +112,7 @@ def _gathered(name: str, captions: Iterator[Caption], tally: Tally) -> Gallery:
     index: dict[tuple[Path, Part], int] = {}
     missing: dict[Path, bool] = {}
     texts, clip_of = [], []
-    for clip, part, text in captions:
+    for clip, part, text, _ in captions:
         if not text.strip():
             tally.left["with an empty caption"] += 1
             continue
@@ -120,10 +139,10 @@ def _of_split(
     fold = str.lower if any_case else str
     wanted = {fold(_stem(line)) for line in read_text(split).split("\n") if line.strip()}
     found = set()
-    for clip, part, text in captions:
-        if (name := fold(clip.stem)) in wanted:
-            found.add(name)
-            yield clip, part, text
+    for caption in captions:
+        if names := wanted & {fold(name) for name in (caption.clip.stem, *caption.names)}:
+            found |= names
+            yield caption
     if alone := len(wanted - found):
         tally.left[f"in {split.name} without a caption"] += alone
 
@@ -140,7 +159,7 @@ def msrvtt_1ka(path: Path, folder: Path, tally: Tally) -> Iterator[Caption]:
     """
     clips = Clips(folder)
     for _, row in read_table(path, {"key", "vid_key", "video_id", "sentence"}):
-        yield clips.path(row["video_id"]), None, row["sentence"]
+        yield Caption(clips.path(row["video_id"]), None, row["sentence"])
 
 
 def didemo(path: Path, folder: Path, tally: Tally) -> Iterator[Caption]:
@@ -153,7 +172,7 @@ def didemo(path: Path, folder: Path, tally: Tally) -> Iterator[Caption]:
     for line in read_set_lines(path):
         said.setdefault(line.word("video"), []).append(_description(line))
     for video, sentences in said.items():
-        yield clips.path(video), None, " ".join(filter(None, sentences))
+        yield Caption(clips.path(video), None, " ".join(filter(None, sentences)))
 
 
 def _description(line: Line) -> str:
@@ -164,15 +183,23 @@ def _description(line: Line) -> str:
 
 
 def audiocaps_sounds(path: Path, folder: Path, tally: Tally) -> Iterator[Caption]:
-    """Read AudioCaps' test.csv, five captions a clip, as avchat.caption_tables does."""
-    for row in audiocaps(path, Place(folder), Tally()):  # _gathered counts what is missing
-        yield row["media"], (row["start"], row["end"]) if "start" in row else None, row["caption"]
+    """Read AudioCaps' test.csv, five captions a clip, as avchat.caption_tables does.
+
+    A list may name a clip by its video, with or without the start and a Y before it.
+    """
+    rows = audiocaps(path, Place(folder), Tally())  # _gathered counts what is missing
+    table = read_table(path, {"youtube_id", "start_time"})
+    for row, (_, line) in zip(rows, table, strict=True):
+        part = (row["start"], row["end"]) if "start" in row else None
+        video, start = line["youtube_id"], line["start_time"]
+        names = (video, f"Y{video}", f"{video}_{start}", f"Y{video}_{start}")
+        yield Caption(row["media"], part, row["caption"], names)
 
 
 def clotho_sounds(path: Path, folder: Path, tally: Tally) -> Iterator[Caption]:
     """Read Clotho's captions, five a clip, as avchat.caption_tables does."""
     for row in clotho(path, Place(folder), Tally()):
-        yield row["media"], None, row["caption"]
+        yield Caption(row["media"], None, row["caption"])
 
 
 def sounddescs_sounds(path: Path, folder: Path, tally: Tally) -> Iterator[Caption]:
@@ -184,11 +211,8 @@ def sounddescs_sounds(path: Path, folder: Path, tally: Tally) -> Iterator[Captio
     small = {stem.lower(): file for (kind, stem), file in place.stems.items() if kind == "audio"}
     for row in sounddescs(path, place, Tally()):
         media = row["media"]
-        yield (
-            media if media.is_file() else small.get(media.stem.lower(), media),
-            None,
-            row["caption"],
-        )
+        file = media if media.is_file() else small.get(media.stem.lower(), media)
+        yield Caption(file, None, row["caption"])
 
 
 GALLERIES: dict[str, Callable[[Path, Path, Tally], Iterator[Caption]]] = {

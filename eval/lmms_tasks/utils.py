@@ -7,6 +7,7 @@ Answers are matched as eval/qa.py matches them. An answer that names no choice, 
 as wrong here, as is usual in lmms-eval; how many there are stands beside the accuracy.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,19 @@ def answered(doc: Doc, results: list[str]) -> dict[str, Doc]:
 
 
 def weighed(doc: Doc, results: list[Any]) -> dict[str, Doc]:
-    """Score the likelihoods of the choices: the likeliest one is the answer."""
-    found = [float(likelihood) for likelihood, _ in results]
+    """Score the likelihoods of the choices: the likeliest one is the answer.
+
+    Where all are minus infinity the clip could not be decoded, and none is.
+    """
+    found = [likelihood_of(result) for result in results]
+    if max(found) == -math.inf:
+        return scored(doc, None)
     return scored(doc, found.index(max(found)) == right_choice(doc))
+
+
+def likelihood_of(result: Any) -> float:
+    """Take the likelihood of a pair, or of its text: what lmms-eval's log of a killed run gives."""
+    return float(result.strip("[]").split(",")[0] if isinstance(result, str) else result[0])
 
 
 def mean(rows: list[Doc]) -> float:
