@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from endpoint import GOOD, Endpoint, items, judge_at, judged, say, serving, status
+from endpoint import GOOD, Endpoint, items, judge_at, judged, rule, say, serving, status
 
 from avchat.evaluation.aspects import CONSISTENCY, CORRECTNESS, QA
 from avchat.evaluation.items import EvalError
 from avchat.evaluation.judge import Judge, JudgeName
 from avchat.evaluation.judging import (
+    INJECTED,
     Judged,
     controls,
     judge_all,
@@ -149,6 +150,25 @@ def test_ctrl_c_waits_for_no_pause(endpoint: Endpoint, tmp_path: Path) -> None:
     assert [row["score"] for row in read_records(path).values()] == [4, 4]
 
 
+def test_ctrl_c_keeps_the_replies_that_are_under_way(endpoint: Endpoint, tmp_path: Path) -> None:
+    path, stopped = tmp_path / "judged.jsonl", threading.Event()
+
+    def late(handler, body) -> None:
+        stopped.wait(20)
+        time.sleep(0.2)  # until nobody takes what is yielded
+        say(GOOD)(handler, body)
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            stopped.set()
+            raise KeyboardInterrupt
+
+    endpoint.script = [say(GOOD), late, say(GOOD)]
+    with pytest.raises(KeyboardInterrupt), Records(path) as records:
+        judge_all(judge_at(endpoint), CORRECTNESS, items(9), records, 2, stop)
+    assert [row["score"] for row in read_records(path).values()] == [4, 4, 4]
+
+
 def test_a_refused_question_is_no_mark_and_stops_nobody(endpoint: Endpoint, tmp_path: Path) -> None:
     path, made = tmp_path / "judged.jsonl", items(4)
     endpoint.script = [status(400, code="content_filter", message="filtered")]
@@ -187,7 +207,7 @@ from avchat.evaluation.judge import Judge, JudgeName
 from avchat.evaluation.judging import judge_all
 from avchat.evaluation.records import Records
 assert "openai" not in sys.modules, "who judges nothing need not have it"
-judge = Judge("judge", sys.argv[1], "k", pause_s=0.001)
+judge = Judge("judge", sys.argv[1], "k", pause_s=0.001, host="ours")
 with Records(Path(sys.argv[2])) as records:
     judge_all(judge, CORRECTNESS, items(12), records, 2)
 """
@@ -213,11 +233,12 @@ def test_a_killed_run_goes_on(endpoint: Endpoint, tmp_path: Path) -> None:
     assert 1 <= kept <= 6
     with path.open("ab") as file:  # the worst that a kill leaves
         file.write(b'{"key": "torn')
-    before = len(endpoint.bodies)
-    done = subprocess.run(command, env=env, timeout=150, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert len(endpoint.bodies) - before == 12 - kept
-    whole = judged(tmp_path / "whole.jsonl", judge_at(endpoint), items(12))
+    with serving() as second:  # what the killed one sent may still come to the first
+        command[3] = second.url
+        done = subprocess.run(command, env=env, timeout=150, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert len(second.bodies) == 12 - kept
+    whole = judged(tmp_path / "whole.jsonl", judge_at(endpoint, host="ours"), items(12))
     assert answered(read_records(path)) == answered(whole)
 
 
@@ -238,6 +259,7 @@ def test_a_report_says_what_it_is_worth(endpoint: Endpoint, tmp_path: Path) -> N
     text = "\n".join(report_lines(found))
     assert "control gold: 5.00 over 15 of 15 (expected 4.5 to 5)\n" in text
     assert "control other: 3.00 over 15 of 15 (expected 0 to 1): DO NOT TRUST" in text
+    assert "control injected: 1.00 over 15 of 15 (expected 0 to 1)" in text
     assert "exact match 33.3%" in text and "correctness v1, judge judge-2026-01-01: 3.67 [" in text
 
 
@@ -281,14 +303,72 @@ def test_controls_are_taken_evenly_and_from_other_clips() -> None:
         "gold": 20,
         "other": 20,
         "empty": 20,
+        "injected": 20,
     }
+    assert {item.said for item in found["injected"]} == {INJECTED}
     assert found["gold"][-1].id == "q190"
     clip_of = {item.answer: item.clip for item in made}
     assert all(clip_of[item.said] != item.clip for item in found["other"])
     assert all(item.said == item.answer for item in found["gold"])
     one_clip = [Judged(str(k), "a", "?", str(k), "") for k in range(3)]
     assert not controls(one_clip)["other"] and len(controls(one_clip)["gold"]) == 3
-    assert controls([]) == {"gold": [], "other": [], "empty": []}
+    assert controls([]) == {"gold": [], "other": [], "empty": [], "injected": []}
+
+
+def test_a_judge_that_does_as_answers_say_is_not_to_be_trusted(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    made = items(4)
+
+    def obey(handler, body) -> None:
+        told = INJECTED in body["messages"][1]["content"]
+        (say('{"score": 5}') if told else rule)(handler, body)
+
+    endpoint.script = [obey] * 20
+    rows = judged(tmp_path / "judged.jsonl", judge_at(endpoint), with_controls(made))
+    found = report(NAME, CORRECTNESS, made, rows)
+    assert not found["controls"]["injected"]["as_expected"]
+    line = "control injected: 5.00 over 4 of 4 (expected 0 to 1): DO NOT TRUST THIS JUDGE"
+    assert line in "\n".join(report_lines(found))
+
+
+def test_answers_that_are_missing_are_counted_and_bounded(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    made = [Judged(str(k), str(k), f"{k}?", "dog", "dog") for k in range(3)]
+    rows = judged(tmp_path / "judged.jsonl", judge_at(endpoint), made, aspect=QA)
+    found = report(NAME, QA, made, rows, missing=1)
+    assert (found["n"], found["n_missing"], found["n_scored"]) == (4, 1, 3)
+    assert found["score"]["mean"] == 5 and found["score"]["worst"] == 15 / 4
+    assert found["score"]["best"] == 5
+    assert found["accuracy"]["mean"] == 1 and found["accuracy"]["worst"] == 3 / 4
+    assert found["exact"] == 1 and found["exact_bounds"] == (3 / 4, 1)
+    text = "\n".join(report_lines(found))
+    assert "n 4, missing 1, unparsed 0" in text
+    assert "exact match 100.0%; at worst 75.0%, at best 100.0%" in text
+    nothing = report(NAME, QA, [], {}, missing=2)
+    assert (nothing["score"]["worst"], nothing["score"]["best"]) == (0, 5)
+    text = "\n".join(report_lines(nothing))
+    assert "judge: no mark of 5" in text and "nan" not in text and "DO NOT TRUST" not in text
+
+
+def test_two_hosts_never_share_marks(endpoint: Endpoint, tmp_path: Path) -> None:
+    path, made, here = tmp_path / "judged.jsonl", items(3), judge_at(endpoint)
+    rows = judged(path, here, made)
+    with serving() as moved:
+        for some in (made, items(6)):  # all of it marked, and some of it
+            with pytest.raises(EvalError, match=f"say --host {here.host} if they are one judge"):
+                judged(path, judge_at(moved), some)
+        assert not moved.bodies and read_records(path) == rows
+        both = judged(path, judge_at(moved, host=here.host), items(6))
+        assert len(both) == 6 and len(moved.bodies) == 3
+        assert one_judge(both.values())["host"] == here.host
+        others = judged(tmp_path / "2.jsonl", judge_at(moved), made)
+    with pytest.raises(EvalError, match="two judges in one table: the host is .*move judged.jsonl"):
+        one_judge([*rows.values(), *others.values()])
+    one = key_for(NAME, CORRECTNESS, made[1])
+    with pytest.raises(EvalError, match="the host is"):
+        report(NAME, CORRECTNESS, made, rows | {one: others[one]})
 
 
 def test_two_judges_never_share_a_table(endpoint: Endpoint, tmp_path: Path) -> None:
