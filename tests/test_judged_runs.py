@@ -107,7 +107,8 @@ def test_a_judge_that_goes_down_loses_nothing(run: Path, endpoint: Endpoint) -> 
         assert score["worst"] == pytest.approx(score["mean"] * 2 / (2 + left))
         assert score["best"] == pytest.approx((score["mean"] * 2 + 5 * left) / (2 + left))
     assert "3 without an answer" in judged_lines(report)[0]
-    assert "(1 unmarked: " in judged_table([report])
+    table = judged_table([report])
+    assert "(1 unmarked: " in table and "| 0.0 (0.0 to 26.7) |" in table  # 4 of 5 lack 1 of 3
     before = (run / JUDGED).read_bytes()
     judge_run(run, judge_at(endpoint), 4, lambda done, of: None, "full")
     assert (run / JUDGED).read_bytes() == before and len(endpoint.answered) == wanted

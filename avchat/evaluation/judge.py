@@ -195,7 +195,8 @@ class Judge:
     def _fault(self, error: "APIStatusError") -> Exception:
         """Tell what passes from what is this question's, and from what will never go well."""
         status, the_judge = error.status_code, f"the judge at {self.address}"
-        said = f"{status}: {self._one_line(error.message):.200}"
+        words = error.message.removeprefix(f"Error code: {status} - ")
+        said = f"{status}: {self._one_line(words):.200}"
         if status == 401:  # without its words: some repeat a part of the key
             return EvalError(f"{the_judge} does not accept the key: OPENAI_API_KEY")
         if status == 404:

@@ -14,6 +14,7 @@ from avchat.evaluation.records import Records, Row, read_manifest, read_records
 from avchat.evaluation.set_rows import pair_of
 from avchat.evaluation.tables import NONE, check_alike, line
 from avchat.evaluation.verdicts import Verdict, read_verdicts
+from avchat.metrics import mean
 
 # the kinds of questions of Video-ChatGPT's benchmark -> what each is marked for
 VCG = {
@@ -259,10 +260,9 @@ def judged_table(reports: Sequence[Row]) -> str:
     for report in reports:
         by_name = {one["aspect"]: one for one in report["aspects"]}
         cells = [_marks(by_name[name]) if name in by_name else NONE for name in names]
-        exact = [one["exact"] for one in report["aspects"] if one["n_missing"] < one["n"]]
         name = report["run"] + (" (partial)" if report["partial"] else "")
         row = [name, str(report["model"]), str(report["n"]), *cells]
-        lines.append(line([*row, f"{100 * sum(exact) / len(exact):.1f}"]))
+        lines.append(line([*row, _exact(report["aspects"])]))
     unsound = [
         f"{report['run']}, {one['aspect']}: control {name} is off: do not trust this judge"
         for report in reports
@@ -278,6 +278,14 @@ def _marks(one: Row) -> str:
     return (
         f"{said} ({left} unmarked: {score['worst']:.2f} to {score['best']:.2f})" if left else said
     )
+
+
+def _exact(found: Sequence[Row]) -> str:
+    """Word the share of exact matches, and its bounds where answers are missing."""
+    share = 100 * mean([one["exact"] for one in found if one["n_missing"] < one["n"]])
+    low, high = (100 * mean([one["exact_bounds"][k] for one in found]) for k in (0, 1))
+    lacking = any(one["n_missing"] for one in found)
+    return f"{share:.1f}" + (f" ({low:.1f} to {high:.1f})" if lacking else "")
 
 
 def judged_lines(report: Row) -> list[str]:
