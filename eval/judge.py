@@ -2,14 +2,16 @@
 endpoint.
 
     export OPENAI_API_KEY=...                                   # or OPENAI_BASE_URL=http://localhost:8000/v1
-    python eval/judge.py runs/msvd --judge gpt-5-mini --dry-run # requests, tokens, time
-    python eval/judge.py runs/msvd --judge gpt-5-mini
+    python eval/judge.py runs/msvd --judge gpt-5-mini --without temperature max_tokens --dry-run
+    python eval/judge.py runs/msvd --judge gpt-5-mini --without temperature max_tokens
 
 Each mark is a line of judged.jsonl in the run's folder; what is judged is not judged again, and
-the same command goes on after a stop, a full quota or a judge that was down. A reply that holds no
-mark is unparsed: counted, and the mean bounded. Beside it stand exact match, and what the judge
-gives the right answers, another clip's, and none: a judge that fails there is not to be trusted.
-Marks of two judges, or of two versions of a prompt, never share a table.
+the same command goes on after a stop, a full quota or a judge that was down. Newer models take no
+temperature but their own, and no limit called max_tokens: --without says so, and the limit goes as
+max_completion_tokens. A reply that holds no mark is unparsed: counted, and the mean bounded, as by
+answers that are missing. Beside it stand exact match, and what the judge gives the right answers,
+another clip's, none, and one that asks for a mark: a judge that fails there is not to be trusted.
+Marks of two judges or hosts, or of two versions of a prompt, never share a table.
 """
 
 import sys
@@ -46,7 +48,10 @@ class Marking:
     base_url: str | None = None
     """The endpoint; without it OPENAI_BASE_URL, and without that OpenAI's own."""
     without: tuple[str, ...] = ()
-    """Settings that the endpoint does not take: temperature, max_tokens, response_format."""
+    """Settings that the endpoint does not take: temperature, response_format, max_tokens (its limit
+    is sent as max_completion_tokens then), max_completion_tokens."""
+    host: str | None = None
+    """What its marks are known by; without it its address. For one judge whose address changes."""
     condition: str = "full"
     """Which answers of the run."""
     parallel: int = 4
@@ -76,10 +81,10 @@ def main(run: Marking) -> None:
         return
     if not run.report_only:
         settings = {"timeout_s": run.timeout, "tries": run.tries, "pause_s": run.pause}
-        judge = Judge(run.judge, run.base_url, **settings, without=run.without)
+        judge = Judge(run.judge, run.base_url, **settings, without=run.without, host=run.host)
         if wanted["judge_calls"] and (day := judge.shutdown()):
             print(
-                f"note: {judge.host} gives up {run.judge} on {day}: marks by another judge "
+                f"note: {judge.address} gives up {run.judge} on {day}: marks by another judge "
                 "will not be comparable",
                 file=sys.stderr,
             )

@@ -16,8 +16,7 @@ from typing import Annotated
 import tyro
 
 from avchat.evaluation.items import EvalError
-from avchat.evaluation.judge import JudgeName
-from avchat.evaluation.judged_runs import judged_report, judged_table
+from avchat.evaluation.judged_runs import judge_of, judged_report, judged_table
 from avchat.evaluation.plots import plot
 from avchat.evaluation.report import Row, compared, json_of, report_of
 from avchat.evaluation.tables import (
@@ -43,6 +42,8 @@ class Table:
     """Of one run: the condition that the others are compared with."""
     judge: str = ""
     """The judge whose marks are put side by side, as eval/judge.py was told its name."""
+    without: tuple[str, ...] | None = None
+    """Where a run was judged with other settings, too: which, as eval/judge.py was told."""
     plot: Path | None = None
     """Draw accuracies by family, with their intervals, into a PNG."""
     json: bool = False
@@ -54,7 +55,9 @@ def main(run: Table) -> None:
     if not run.runs:
         raise EvalError("name the folder of a run, or several")
     if run.judge:
-        marked = [judged_report(f, JudgeName(run.judge), run.condition) for f in run.runs]
+        names = [judge_of(folder, run.judge, run.without) for folder in run.runs]
+        runs = zip(run.runs, names, strict=True)
+        marked = [judged_report(folder, name, run.condition) for folder, name in runs]
         print(json_of({"runs": marked}) if run.json else judged_table(marked))
         return
     reports = [report_of(folder, run.against) for folder in run.runs]

@@ -25,8 +25,8 @@ from endpoint import (
 )
 
 from avchat.evaluation.aspects import ASPECTS, CORRECTNESS, QA
-from avchat.evaluation.items import EvalError
-from avchat.evaluation.judge import Judge, messages, verdict_of
+from avchat.evaluation.items import EvalError, key_of
+from avchat.evaluation.judge import Judge, JudgeName, messages, verdict_of
 from avchat.evaluation.judging import Judged, prompt_hash
 from avchat.evaluation.records import Row
 
@@ -68,6 +68,88 @@ def test_a_setting_that_an_endpoint_does_not_take_is_left_out(endpoint: Endpoint
         judge_at(endpoint, without=["top_k"])
 
 
+def test_the_limit_has_two_names(endpoint: Endpoint) -> None:
+    ask(judge_at(endpoint, without=["temperature", "max_tokens"]))
+    sent = {"model", "messages", "response_format"}
+    assert set(endpoint.bodies[0]) == {*sent, "max_completion_tokens"}
+    ask(judge_at(endpoint, without=["temperature", "max_tokens", "max_completion_tokens"]))
+    assert set(endpoint.bodies[1]) == sent
+    ask(judge_at(endpoint, without=["max_completion_tokens"]))
+    assert set(endpoint.bodies[2]) == {*sent, "temperature", "max_tokens"}
+
+
+def test_marks_by_the_usual_settings_stay_known() -> None:
+    usual = {"temperature": 0, "max_tokens": 1024, "response_format": {"type": "json_object"}}
+    hashed = key_of(QA.version, QA.system, QA.pair, QA.verdict, usual)
+    assert prompt_hash(JudgeName("judge"), QA) == hashed
+
+
+UNSUPPORTED = {
+    "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. "
+    "Use 'max_completion_tokens' instead.",
+    "temperature": "Unsupported value: 'temperature' does not support 0 with this model.",
+}
+
+
+@pytest.mark.parametrize("named", UNSUPPORTED)
+def test_a_setting_that_is_refused_is_named_as_a_flag(endpoint: Endpoint, named: str) -> None:
+    plain = status(400, message=UNSUPPORTED[named])
+    coded = status(400, message="no", param=named, code="unsupported_value")
+    for fault in (plain, coded):
+        endpoint.script = [fault]
+        with pytest.raises(EvalError, match=f": say --without response_format {named}$"):
+            ask(judge_at(endpoint, without=["response_format"]))
+    judge = judge_at(endpoint)
+    endpoint.script = [say(GOOD), coded]
+    ask(judge)
+    with pytest.raises(EvalError, match=f": say --without {named}$"):  # all others meet it, too
+        ask(judge)
+
+
+@pytest.mark.parametrize("number", [402, 403, 405, 451])
+def test_what_is_no_fault_of_one_question_ends_judging(endpoint: Endpoint, number: int) -> None:
+    judge = judge_at(endpoint)
+    endpoint.script = [say(GOOD), status(number, message="account empty")]
+    ask(judge)
+    with pytest.raises(EvalError, match=f"{number}: .*account empty.*What was judged is kept"):
+        ask(judge)
+
+
+@pytest.mark.parametrize(
+    "fault", [status(400), status(413), status(422), status(403, code="content_filter")]
+)
+def test_what_may_be_a_fault_of_one_question_does_not(endpoint: Endpoint, fault) -> None:
+    judge = judge_at(endpoint)
+    endpoint.script = [say(GOOD), fault, say(GOOD)]
+    ask(judge)
+    assert "no such luck" in ask(judge)["error"] and ask(judge)["raw"] == GOOD
+
+
+def test_the_key_is_nowhere(endpoint: Endpoint, tmp_path: Path) -> None:
+    key, path = "sk-secret-1", tmp_path / "judged.jsonl"
+    leak = f"key {key} disabled"
+    judge = Judge("judge", endpoint.url, key, pause_s=0.001)
+    endpoint.script = [status(403, message=leak)]
+    with pytest.raises(EvalError, match=r"key \[key\] disabled") as caught:
+        ask(judge)
+    assert key not in str(caught.value)
+    choices = [{"message": {"content": leak}, "finish_reason": leak}]
+    told = say(leak, model=leak, system_fingerprint=leak, choices=choices)
+    endpoint.script = [told, status(400, message=leak)]
+    made = [Judged(str(k), "a", f"{k}?", "x", "y") for k in range(2)]
+    rows = judged(path, judge, made, parallel=1)
+    assert [("error" in row) for row in rows.values()] == [False, True]
+    text = path.read_text()
+    assert key not in text and text.count("key [key] disabled") == 5
+    endpoint.shutdown_date = key
+    assert judge.shutdown() == "[key]"
+
+
+def test_a_key_that_is_a_letter_is_no_secret(endpoint: Endpoint) -> None:
+    endpoint.script = [say(GOOD)]
+    assert ask(Judge("judge", endpoint.url, "s"))["raw"] == GOOD
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -98,8 +180,9 @@ def test_it_is_not_tried_for_ever(endpoint: Endpoint) -> None:
 
 def test_a_judge_that_is_too_slow_is_asked_again(endpoint: Endpoint) -> None:
     let_go = threading.Event()
-    endpoint.script = [hang(let_go), say(GOOD)]
-    judge = judge_at(endpoint, timeout_s=0.15, tries=20)
+    # good ones enough: on a busy machine some of them may come too late, too
+    endpoint.script = [hang(let_go)] + [say(GOOD)] * 19
+    judge = judge_at(endpoint, timeout_s=1.5, tries=5)
     assert ask(judge)["raw"] == GOOD
     assert judge.retries >= 1
     let_go.set()
@@ -128,6 +211,9 @@ def test_pauses_grow_and_differ(endpoint: Endpoint) -> None:
     for (low, high), found in zip([(0.5, 1.5), (1, 3), (2, 6), (120, 120)], waits, strict=True):
         assert low <= min(found) and max(found) <= high
     assert len(set(waits[0])) > 1
+    # a server that says "at once" each time does not shorten them, one that says more does count
+    assert min(judge._wait_s(3, after_s) for after_s in (0.0, 1.0) for _ in range(50)) >= 2
+    assert min(judge._wait_s(3, 9.0) for _ in range(50)) >= 9
 
 
 @pytest.mark.parametrize(
@@ -139,6 +225,7 @@ def test_pauses_grow_and_differ(endpoint: Endpoint) -> None:
         (status(429, code="insufficient_quota"), "nothing left to spend"),
         (raw(b"<html>welcome</html>", "text/html"), "does not speak .*/v1"),
         (raw(b"[1, 2]"), "does not speak"),
+        (raw(b"[" * 100_000), "does not speak"),
         (raw(b'{"choices": []}'), "does not speak"),
         (raw(b'{"choices": [{"message": 7}]}'), "does not speak"),
     ],
@@ -162,6 +249,23 @@ def test_sloppy_endpoints_are_understood(endpoint: Endpoint) -> None:
     endpoint.script = [raw(b'{"choices": [{"message": {"content": "{\\"score\\": 2}"}}]}')]
     row = ask(judge_at(endpoint))
     assert row["raw"] == '{"score": 2}' and row["returned"] == "" and row["tokens_in"] is None
+
+
+def test_no_field_of_a_reply_spoils_the_file(endpoint: Endpoint, tmp_path: Path) -> None:
+    half, path = "half \ud800", tmp_path / "judged.jsonl"
+    choices = [{"message": {"content": GOOD}, "finish_reason": half}]
+    usage = {"prompt_tokens": "90", "completion_tokens": True}
+    odd = say(GOOD, model=half, system_fingerprint=half, choices=choices, usage=usage)
+    endpoint.script = [odd, status(400, message=half)]
+    made = [Judged(str(k), "a", f"{k}?", "x", "y") for k in range(2)]
+    row, refused = judged(path, judge_at(endpoint), made, parallel=1).values()
+    assert {row[name] for name in ("returned", "fingerprint", "finish")} == {"half \\ud800"}
+    assert row["tokens_in"] is None and row["tokens_out"] is None and row["score"] == 4
+    refused["error"].encode()
+    endpoint.script = [status(403, message=half)]
+    with pytest.raises(EvalError) as caught:
+        ask(judge_at(endpoint))
+    str(caught.value).encode()  # as a terminal takes it
 
 
 @pytest.mark.parametrize(
@@ -272,6 +376,8 @@ def test_who_to_ask_comes_from_the_environment(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
     assert Judge("judge").host == "api.openai.com"
     assert Judge("judge", "http://me:secret@10.0.0.1:8000/v1").host == "10.0.0.1:8000"
+    named = Judge("judge", endpoint.url, host="ours")
+    assert named.host == "ours" and named.address == f"127.0.0.1:{endpoint.server_port}"
 
 
 def test_without_the_client_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

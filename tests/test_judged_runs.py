@@ -19,6 +19,7 @@ from avchat.evaluation.answering import Asking, generate
 from avchat.evaluation.items import EvalError
 from avchat.evaluation.judge import JudgeName
 from avchat.evaluation.judged_runs import (
+    judge_of,
     judge_run,
     judged_lines,
     judged_report,
@@ -82,7 +83,7 @@ def test_each_kind_is_marked_for_its_aspects_and_pairs_together(run: Path) -> No
         "consistency": 2,
     }  # the third clip is not there: its answers are missing, and not marked
     assert {i.question_2 for i in found["consistency"]} == {"which?"}
-    assert plan(run, NAME)["judge_calls"] == sum(len(items) for items in found.values()) * 4
+    assert plan(run, NAME)["judge_calls"] == sum(len(items) for items in found.values()) * 5
 
 
 def test_a_judge_that_goes_down_loses_nothing(run: Path, endpoint: Endpoint) -> None:
@@ -98,8 +99,16 @@ def test_a_judge_that_goes_down_loses_nothing(run: Path, endpoint: Endpoint) -> 
     report = judged_report(run, NAME)
     assert report["n"] == 11 and report["n_missing"] == 3
     assert {one["aspect"] for one in report["aspects"]} >= {"correctness", "consistency"}
-    assert all(one["n_scored"] == one["n"] == 2 for one in report["aspects"])
+    counts = {a["aspect"]: (a["n"], a["n_missing"], a["n_scored"]) for a in report["aspects"]}
+    assert counts.pop("temporal") == (2, 0, 2)
+    assert len(counts) == 4 and set(counts.values()) == {(3, 1, 2)}
+    for one in report["aspects"]:  # whoever does not answer does not win by it
+        left, score = one["n_missing"], one["score"]
+        assert score["worst"] == pytest.approx(score["mean"] * 2 / (2 + left))
+        assert score["best"] == pytest.approx((score["mean"] * 2 + 5 * left) / (2 + left))
     assert "3 without an answer" in judged_lines(report)[0]
+    table = judged_table([report])
+    assert "(1 unmarked: " in table and "| 0.0 (0.0 to 26.7) |" in table  # 4 of 5 lack 1 of 3
     before = (run / JUDGED).read_bytes()
     judge_run(run, judge_at(endpoint), 4, lambda done, of: None, "full")
     assert (run / JUDGED).read_bytes() == before and len(endpoint.answered) == wanted
@@ -126,6 +135,12 @@ def test_what_judging_takes_and_costs(
     again = plan(tmp_path / "run", NAME)
     assert (again["judge_calls"], again["tokens_in"], again["tokens_out"]) == (1, 90, 8)
     assert again["seconds"] is not None
+    with pytest.raises(EvalError, match="at least one request at a time, not 0"):
+        plan(tmp_path / "run", NAME, parallel=0)
+    rows = path.read_text().replace('"tokens_in": 90', '"tokens_in": "90"')  # once written so
+    path.write_text(rows)
+    assert spent(tmp_path / "run", NAME) == (0, 8 * (calls - 1))
+    assert plan(tmp_path / "run", NAME)["judge_calls"] == 1
 
 
 def test_judged_runs_side_by_side(
@@ -145,6 +160,61 @@ def test_judged_runs_side_by_side(
     assert table.count(str(runs[0])) >= 2 and "qa, of 5" in table and "judge-0" in table
     with pytest.raises(EvalError, match="was asked other questions"):
         judged_table([reports[0], reports[0] | {"data": {"set": "y"}}])
+
+
+def test_whose_marks_a_table_shows(
+    model: AVChat, files: dict[str, Path], tmp_path: Path, endpoint: Endpoint
+) -> None:
+    items, run = read_vcg("temporal", files["temporal"], tmp_path / "videos", Tally()), tmp_path
+    facts = {"limit": None, "data": {"set": "x"}}
+    generate(model, items, Asking(max_new_tokens=4), run, facts=facts)
+    with pytest.raises(EvalError, match="no answer is marked by judge; eval/judge.py marks"):
+        judged_report(run, judge_of(run, "judge"))
+    without = ("temperature", "max_tokens")
+    judge_run(run, judge_at(endpoint, without=without), 2, lambda done, of: None, "full")
+    assert judge_of(run, "judge") == JudgeName("judge", without)
+    report = judged_report(run, judge_of(run, "judge"))
+    assert report["aspects"][0]["n_scored"] == 2 and report["without"] == list(without)
+    with pytest.raises(EvalError, match="by jugde; there are marks by judge --without temperature"):
+        judged_report(run, judge_of(run, "jugde"))
+    judge_run(run, judge_at(endpoint), 2, lambda done, of: None, "full")
+    with pytest.raises(EvalError, match="judge --without temperature max_tokens and as judge: say"):
+        judge_of(run, "judge")
+    assert judge_of(run, "judge", ()) == NAME
+    with pytest.raises(EvalError, match="marked by judge --without response_format; there"):
+        judged_report(run, judge_of(run, "judge", ("response_format",)))
+
+
+def test_half_a_pair_is_nothing_to_judge(
+    model: AVChat, files: dict[str, Path], tmp_path: Path, endpoint: Endpoint
+) -> None:
+    items = read_vcg("consistency", files["consistency"], tmp_path / "videos", Tally())
+    facts = {"data": {"set": "video-chatgpt"}, "limit": 1}
+    generate(model, items[:1], Asking(max_new_tokens=4), tmp_path / "half", facts=facts)
+    for reading in (to_judge, lambda folder: judged_report(folder, NAME)):
+        with pytest.raises(EvalError, match="of no pair both questions are answered"):
+            reading(tmp_path / "half")
+    generate(model, items[:3], Asking(max_new_tokens=4), tmp_path / "more", facts=facts)
+    judge_run(tmp_path / "more", judge_at(endpoint), 1, lambda done, of: None, "full")
+    [one] = judged_report(tmp_path / "more", NAME)["aspects"]
+    assert (one["n"], one["n_missing"], one["n_scored"]) == (2, 1, 1)
+
+
+def test_an_aspect_without_any_answer_stays_in_the_report(
+    model: AVChat, files: dict[str, Path], tmp_path: Path, endpoint: Endpoint
+) -> None:
+    files["temporal"].write_text(json.dumps([{"video_name": "v_three", "Q": "when?", "A": "now"}]))
+    kinds = ("generic", "temporal")
+    items = [i for k in kinds for i in read_vcg(k, files[k], tmp_path / "videos", Tally())]
+    facts = {"data": {"set": "video-chatgpt"}, "limit": None}
+    generate(model, items, Asking(max_new_tokens=4), tmp_path / "run", facts=facts)
+    judge_run(tmp_path / "run", judge_at(endpoint), 2, lambda done, of: None, "full")
+    report = judged_report(tmp_path / "run", NAME)
+    temporal = report["aspects"][-1]
+    assert (temporal["aspect"], temporal["n"], temporal["n_missing"]) == ("temporal", 1, 1)
+    table, lines = judged_table([report]), "\n".join(judged_lines(report))
+    assert "| no mark (1 unmarked: 0.00 to 5.00) |" in table
+    assert "nan" not in table and "nan" not in lines
 
 
 def test_other_right_answers_count_as_exact(tmp_path: Path) -> None:
@@ -192,11 +262,14 @@ def test_the_scripts_from_files_to_marks(
 
     flags = [word for kind in KINDS for word in (f"--{kind}", files[kind])]
     flags += ["--videos", tmp_path / "videos", "--model", tmp_path / "model"]
-    done = script("video_chatgpt", *flags, "--output", tmp_path / "run", "--max-new-tokens", 4)
+    flags += ["--output", tmp_path / "run", "--max-new-tokens", 4]
+    before = script("video_chatgpt", *flags, "--dry-run", "--json")
+    assert json.loads(before.stdout)["judge_calls"] == 50, before.stderr
+    done = script("video_chatgpt", *flags)
     assert done.returncode == 0, done.stderr
     assert "11" in done.stdout and "eval/judge.py" in done.stdout
     dry = script("judge", tmp_path / "run", "--judge", "judge", "--dry-run", "--json")
-    assert json.loads(dry.stdout)["judge_calls"] == 40 and not endpoint.bodies
+    assert json.loads(dry.stdout)["judge_calls"] == 50 and not endpoint.bodies
     marked = script("judge", tmp_path / "run", "--judge", "judge", "--json")
     assert marked.returncode == 0, marked.stderr
     assert len(json.loads(marked.stdout)["aspects"]) == 5
@@ -204,5 +277,10 @@ def test_the_scripts_from_files_to_marks(
     endpoint.shutdown()
     again = script("judge", tmp_path / "run", "--judge", "judge")  # nothing is left to ask
     assert again.returncode == 0 and "correctness" in again.stdout, again.stderr
+    table = script("table", tmp_path / "run", "--judge", "judge", "--without")
+    assert table.returncode == 0 and "correctness, of 5" in table.stdout, table.stderr
+    wrong = script("table", tmp_path / "run", "--judge", "jugde")
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1, wrong.stderr
+    assert "no answer is marked by jugde; there are marks by judge" in wrong.stderr
     other = script("judge", tmp_path / "run", "--judge", "another", "--tries", 1, "--timeout", 1)
     assert other.returncode == 2 and other.stderr.startswith("error: "), other.stderr

@@ -30,9 +30,16 @@ SETTINGS: Row = {
     "max_tokens": 1024,
     "response_format": {"type": "json_object"},
 }
+# What newer models take in place of max_tokens: more (our choice), since their thinking counts.
+NEWER_LIMIT: Row = {"max_completion_tokens": 8192}
+LEFT_OUT = (*SETTINGS, *NEWER_LIMIT)  # what may be left out
 LOOK_S = 10.0  # for what only saves a surprise
+NO_KEY, SHORTEST_KEY = "none", 4  # in letters: what is shorter is no secret, but a part of words
+MOST_TOKENS = 2**40  # what is more is nonsense
 LONGEST_WAIT_S = 120.0  # who is told to wait longer rather comes back
 AGAIN = (408, 409, 429)  # and all from 500 on: the same request may go well later
+OF_A_REQUEST = (400, 413, 422)  # what one question may be at fault for; 402 and 403 are for all
+OF_A_SETTING = ("unsupported_parameter", "unsupported_value")
 OF_THE_QUESTION = ("content_filter", "content_policy_violation", "context_length_exceeded")
 # What JSON lets stand as it is, but is no letter of an answer: brackets, which begin and end the
 # control tokens of many chat templates (a server may take "<|im_end|>" in a message for one),
@@ -62,10 +69,21 @@ class JudgeName:
     model: str
     without: tuple[str, ...] = ()  # settings that the endpoint does not take
 
+    def __post_init__(self) -> None:
+        """Raise EvalError for a setting that there is not."""
+        if unknown := sorted(set(self.without) - set(LEFT_OUT)):
+            raise EvalError(f"a judge has no setting {unknown[0]!r}: {', '.join(LEFT_OUT)}")
+
     @property
     def settings(self) -> Row:
-        """Return what each request says beside its messages."""
-        return {name: SETTINGS[name] for name in SETTINGS if name not in self.without}
+        """Return what each request says beside its messages; the limit under one of its names."""
+        sent = SETTINGS if "max_tokens" not in self.without else SETTINGS | NEWER_LIMIT
+        return {name: sent[name] for name in sent if name not in self.without}
+
+    @property
+    def flags(self) -> str:
+        """Name it as the flags of eval/judge.py do."""
+        return " ".join([self.model, *(("--without", *self.without) if self.without else ())])
 
 
 class Judge:
@@ -77,6 +95,7 @@ class Judge:
         tries: how often one request is sent at most.
         pause_s: the wait before the second try in seconds; it doubles with each.
         without: settings that the endpoint does not take (newer models have no temperature).
+        host: what its marks are known by, in place of its address, where one judge moves.
 
     Raises EvalError where it cannot be addressed, or openai is not installed.
     """
@@ -91,9 +110,8 @@ class Judge:
         tries: int = 6,
         pause_s: float = 1.0,
         without: Sequence[str] = (),
+        host: str | None = None,
     ) -> None:
-        if unknown := sorted(set(without) - set(SETTINGS)):
-            raise EvalError(f"a judge has no setting {unknown[0]!r}: {', '.join(SETTINGS)}")
         if tries < 1:
             raise EvalError(f"a judge must be asked at least once, not {tries} times")
         self.name = JudgeName(model, tuple(without))
@@ -103,7 +121,8 @@ class Judge:
         self.answered = False  # so a fault of the sender is the question's, not the address's
         self._client = _client(base_url, key, timeout_s)
         url = urlsplit(str(self._client.base_url))
-        self.host = f"{url.hostname}:{url.port}" if url.port else str(url.hostname)
+        self.address = f"{url.hostname}:{url.port}" if url.port else str(url.hostname)
+        self.host = host or self.address
 
     def ask(
         self, system: str, fields: Mapping[str, str], over: threading.Event | None = None
@@ -124,7 +143,7 @@ class Judge:
             except _Again as again:
                 if tried == self.tries or over.wait(self._wait_s(tried, again.after_s)):
                     times = "once" if tried == 1 else f"{tried} times"
-                    line = f"the judge at {self.host} {again}; asked {times}"
+                    line = f"the judge at {self.address} {again}; asked {times}"
                     raise EvalError(f"{line}. What was judged is kept") from again
             with self._counting:
                 self.retries += 1
@@ -137,16 +156,16 @@ class Judge:
         asking = self._client.with_options(timeout=LOOK_S).models.with_raw_response
         try:
             about = asking.retrieve(self.name.model).http_response.json()
-        except (openai.OpenAIError, ValueError):  # most endpoints know nothing of their models
-            return None
+        except (openai.OpenAIError, ValueError, RecursionError):
+            return None  # most endpoints know nothing of their models
         found = about.get("shutdown_date") if isinstance(about, dict) else None
-        return str(found)[:40] if found else None
+        return self._one_line(str(found))[:40] if found else None
 
     def _wait_s(self, tried: int, after_s: float | None) -> float:
         """Choose how long to wait: differently by chance, or all threads would come at once."""
-        if after_s is not None:
-            return after_s + random.uniform(0, self.pause_s)
-        return min(self.pause_s * 2 ** (tried - 1) * random.uniform(0.5, 1.5), LONGEST_WAIT_S)
+        longer = min(self.pause_s * 2 ** (tried - 1) * random.uniform(0.5, 1.5), LONGEST_WAIT_S)
+        # never less: all tries would be gone in seconds where a server says 0 each time
+        return max(longer, (after_s or 0.0) + random.uniform(0, self.pause_s))
 
     def _once(self, body: Row) -> Row:
         import openai
@@ -154,16 +173,15 @@ class Judge:
         asking = self._client.chat.completions.with_raw_response
         try:
             # raw: the client's own reading lets pass, half filled, what is no chat completion
-            reply = asking.create(**body).http_response.json()
+            row = self._row(asking.create(**body).http_response.json())
         except openai.APITimeoutError as error:
             raise _Again("does not answer in time") from error
         except openai.APIConnectionError as error:
             raise _Again("cannot be reached, or drops the connection") from error
         except openai.APIStatusError as error:
             raise self._fault(error) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # no JSON, or brackets without end
             raise self._no_completion() from error
-        row = self._row(reply)
         self.answered = True
         return row
 
@@ -171,14 +189,15 @@ class Judge:
         """Tell an address that is no judge's from a gateway that stumbled once."""
         if self.answered:
             return _Again("sends a reply without an answer")
-        line = f"what answers at {self.host} does not speak the protocol of chat completions"
+        line = f"what answers at {self.address} does not speak the protocol of chat completions"
         return EvalError(f"{line}: does the base URL end as it should, mostly in /v1?")
 
     def _fault(self, error: "APIStatusError") -> Exception:
         """Tell what passes from what is this question's, and from what will never go well."""
-        status, the_judge = error.status_code, f"the judge at {self.host}"
-        said = f"{status}: {' '.join(error.message.split()):.200}"
-        if status == 401:  # without its words: some repeat the key
+        status, the_judge = error.status_code, f"the judge at {self.address}"
+        words = error.message.removeprefix(f"Error code: {status} - ")
+        said = f"{status}: {self._one_line(words):.200}"
+        if status == 401:  # without its words: some repeat a part of the key
             return EvalError(f"{the_judge} does not accept the key: OPENAI_API_KEY")
         if status == 404:
             return EvalError(
@@ -191,9 +210,25 @@ class Judge:
             if after_s is not None and after_s > LONGEST_WAIT_S:
                 return EvalError(f"{the_judge} asks to wait {after_s:.0f} s: come back then")
             return _Again(f"answers {said}", after_s)
-        if self.answered or error.code in OF_THE_QUESTION or "context length" in said:
+        if self._is_the_questions(error, said):
             return _Refused(said)
-        return EvalError(f"{the_judge} does not take what it is sent ({said})")
+        if status not in OF_A_REQUEST:
+            return EvalError(f"{the_judge} turns requests away ({said}). What was judged is kept")
+        return EvalError(f"{the_judge} does not take what it is sent ({said}){self._advice(error)}")
+
+    def _is_the_questions(self, error: "APIStatusError", said: str) -> bool:
+        """Tell whether other questions may go well where this one does not."""
+        if error.code in OF_THE_QUESTION:
+            return True
+        if error.status_code not in OF_A_REQUEST or error.code in OF_A_SETTING:
+            return False
+        return self.answered or "context length" in said
+
+    def _advice(self, error: "APIStatusError") -> str:
+        """Say which setting to leave out, where the endpoint names one that it was sent."""
+        words = re.findall(r"\w+", f"{error.param} {error.message}")  # param: the setting's name
+        named = next((word for word in words if word in self.name.settings), None)
+        return f": say --without {' '.join([*self.name.without, named])}" if named else ""
 
     def _row(self, reply: Any) -> Row:
         """Keep what matters of a reply, be it ever so odd."""
@@ -205,14 +240,32 @@ class Judge:
         raw = message.get("content") or message.get("refusal") or ""
         return {
             "model": self.name.model,
-            "returned": _writable(str(reply.get("model") or "")),
-            "fingerprint": reply.get("system_fingerprint"),
+            "returned": self._kept(reply.get("model") or ""),
+            "fingerprint": self._kept(reply.get("system_fingerprint")),
             "host": self.host,
-            "finish": choice.get("finish_reason"),
-            "tokens_in": usage.get("prompt_tokens"),
-            "tokens_out": usage.get("completion_tokens"),
-            "raw": _writable(str(raw)),
+            "finish": self._kept(choice.get("finish_reason")),
+            "tokens_in": tokens_of(usage, "prompt_tokens"),
+            "tokens_out": tokens_of(usage, "completion_tokens"),
+            "raw": self._kept(raw),
         }
+
+    def _kept(self, said: Any) -> str | None:
+        """Return what a server said as a file takes it, and without the key."""
+        return None if said is None else _writable(self._without_key(str(said)))
+
+    def _one_line(self, said: str) -> str:
+        return _writable(" ".join(self._without_key(said).split()))
+
+    def _without_key(self, said: str) -> str:
+        key = self._client.api_key
+        secret = key != NO_KEY and len(key) >= SHORTEST_KEY
+        return said.replace(key, "[key]") if secret else said
+
+
+def tokens_of(row: Row, name: str) -> int | None:
+    """Return a number of tokens; None where what is there is no such number."""
+    found = row.get(name)
+    return found if type(found) is int and 0 <= found < MOST_TOKENS else None
 
 
 def _part(reply: Any, name: str, kind: type) -> Any:
@@ -288,7 +341,7 @@ def _client(base_url: str | None, key: str | None, timeout_s: float) -> "OpenAI"
     if key is not None and not re.fullmatch("[!-~]+", key):
         raise EvalError("OPENAI_API_KEY holds a blank or a letter that no key has")
     # max_retries=0: the tries are ours, so that they are counted and end
-    return openai.OpenAI(api_key=key or "none", base_url=base_url, timeout=timeout_s, max_retries=0)
+    return openai.OpenAI(api_key=key or NO_KEY, base_url=base_url, timeout=timeout_s, max_retries=0)
 
 
 def _after_s(headers: Mapping[str, str]) -> float | None:

@@ -1,18 +1,20 @@
 """The answers of a run, marked by a judge: which aspects they are marked for, and the report."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from avchat.evaluation import aspects, judging
 from avchat.evaluation.aspects import Aspect
-from avchat.evaluation.items import EvalError
-from avchat.evaluation.judge import TOP, Judge, JudgeName, messages
+from avchat.evaluation.items import EvalError, Item, key_of
+from avchat.evaluation.judge import LEFT_OUT, TOP, Judge, JudgeName, messages, tokens_of
 from avchat.evaluation.judging import JUDGED, Judged
 from avchat.evaluation.records import Records, Row, read_manifest, read_records
 from avchat.evaluation.set_rows import pair_of
 from avchat.evaluation.tables import NONE, check_alike, line
 from avchat.evaluation.verdicts import Verdict, read_verdicts
+from avchat.metrics import mean
 
 # the kinds of questions of Video-ChatGPT's benchmark -> what each is marked for
 VCG = {
@@ -32,18 +34,50 @@ def to_judge(folder: Path, condition: str = "full") -> list[tuple[Aspect, list[J
 
     Answers that are missing are not marked: the report counts them.
     """
+    asked = by_aspect(folder, condition)
+    found = [(aspect, items_of(aspect, some)) for aspect, some in asked]
+    if not any(items for _, items in found):
+        answered = any(v.said is not None for _, some in asked for v in some)
+        why = "of no pair both questions are answered" if answered else "no answer"
+        raise EvalError(f"{folder}: {why} under the condition {condition}: nothing to judge")
+    return [(aspect, items) for aspect, items in found if items]
+
+
+def by_aspect(folder: Path, condition: str) -> list[tuple[Aspect, list[Verdict]]]:
+    """List the questions of a run, answered or not, by what their answers are marked for."""
     verdicts = [v for v in read_verdicts(folder) if v.condition == condition]
-    answered = [v for v in verdicts if v.said is not None]
-    if not answered:
-        raise EvalError(f"{folder}: no answer under the condition {condition}: nothing to judge")
     if (read_manifest(folder).get("data") or {}).get("set") != VCG_SET:
-        return [(aspects.QA, [judged(v) for v in answered])]
-    found = []
-    for kind, marked_for in VCG.items():
-        some = [v for v in answered if v.family == kind]
-        items = pairs(some) if kind == "consistency" else [judged(v) for v in some]
-        found += [(aspect, items) for aspect in marked_for if items]
-    return found
+        return [(aspects.QA, verdicts)]
+    return vcg_by_aspect(verdicts)
+
+
+def vcg_by_aspect(verdicts: Sequence[Verdict]) -> list[tuple[Aspect, list[Verdict]]]:
+    """List the questions of Video-ChatGPT's benchmark by what their answers are marked for."""
+    of_kind = {kind: [v for v in verdicts if v.family == kind] for kind in VCG}
+    return [(aspect, some) for kind, some in of_kind.items() for aspect in VCG[kind] if some]
+
+
+def items_of(aspect: Aspect, verdicts: Sequence[Verdict]) -> list[Judged]:
+    """List what there is to mark: questions with an answer, and pairs with both."""
+    answered = [v for v in verdicts if v.said is not None]
+    return pairs(answered) if aspect.pair else [judged(v) for v in answered]
+
+
+def calls_for(items: Sequence[Item]) -> int:
+    """Count the requests that marking these takes, controls included, if all are answered."""
+    asked = [
+        Verdict(
+            **{name: getattr(item, name) for name in ("id", "clip", "family", "needs", "also")},
+            **{"question": item.question, "answer": item.answer, "said": item.id},
+            condition="full",
+            outcome="unparsed",
+        )
+        for item in items
+    ]
+    return sum(
+        len({key_of(one.fields(aspect.pair)) for one in judging.with_controls(made)})
+        for aspect, made in ((a, items_of(a, some)) for a, some in vcg_by_aspect(asked))
+    )
 
 
 def judged(one: Verdict) -> Judged:
@@ -85,8 +119,8 @@ def plan(
 
     Args: prices: of a million tokens that are sent, and that are answered.
     """
-    path = folder / JUDGED
-    rows = read_records(path) if path.is_file() else {}
+    judging.check_parallel(parallel)
+    rows = marks_in(folder)
     wanted = {
         judging.key_for(judge, aspect, item): (aspect.system, item.fields(aspect.pair))
         for aspect, items in to_judge(folder, condition)
@@ -107,7 +141,7 @@ def plan(
 
 
 def _mean(rows: Sequence[Row], name: str) -> float | None:
-    values = [row[name] for row in rows if row.get(name)]
+    values = [row[name] for row in rows if isinstance(row.get(name), int | float) and row[name]]
     return sum(values) / len(values) if values else None
 
 
@@ -120,8 +154,8 @@ def spent(folder: Path, judge: JudgeName) -> tuple[int, int]:
     """Count the tokens that a judge was sent and answered with, over all that it marked here."""
     rows = [r for r in read_records(folder / JUDGED).values() if r["model"] == judge.model]
     return (
-        sum(row.get("tokens_in") or 0 for row in rows),
-        sum(row.get("tokens_out") or 0 for row in rows),
+        sum(tokens_of(row, "tokens_in") or 0 for row in rows),
+        sum(tokens_of(row, "tokens_out") or 0 for row in rows),
     )
 
 
@@ -133,13 +167,15 @@ def judge_run(folder: Path, judge: Judge, parallel: int, told: Told, condition: 
 
 
 def judged_report(folder: Path, judge: JudgeName, condition: str = "full") -> Row:
-    """Report what a judge said of a run: an aspect a row."""
-    path = folder / JUDGED
-    rows = read_records(path) if path.is_file() else {}
+    """Report what a judge said of a run: an aspect a row. EvalError where it said nothing."""
+    to_judge(folder, condition)  # or there is nothing to report on
+    rows = marks_in(folder)
     verdicts = [v for v in read_verdicts(folder) if v.condition == condition]
     found = [
-        judging.report(judge, aspect, items, rows) for aspect, items in to_judge(folder, condition)
+        aspect_report(judge, aspect, some, rows) for aspect, some in by_aspect(folder, condition)
     ]
+    if all(one["n_missing"] + one["n_not_judged"] == one["n"] for one in found):
+        raise EvalError(f"{folder}: no answer is marked by {judge.flags}{_others(judge, rows)}")
     about = read_manifest(folder)
     return {
         "run": str(folder),
@@ -147,10 +183,64 @@ def judged_report(folder: Path, judge: JudgeName, condition: str = "full") -> Ro
         "data": about["data"],
         "partial": bool(about["limit"]),
         "judge": judge.model,
+        "without": list(judge.without),
         "n": len(verdicts),
         "n_missing": sum(v.said is None for v in verdicts),
         "aspects": found,
     }
+
+
+def aspect_report(
+    judge: JudgeName, aspect: Aspect, asked: Sequence[Verdict], rows: Mapping[str, Row]
+) -> Row:
+    """Report on one aspect; questions without an answer, and pairs without both, are missing."""
+    items = items_of(aspect, asked)
+    count = len({pair_of(one.id) for one in asked}) if aspect.pair else len(asked)
+    return judging.report(judge, aspect, items, rows, missing=count - len(items))
+
+
+def marks_in(folder: Path) -> dict[str, Row]:
+    """Read what judges said of a run; nothing where none was asked."""
+    path = folder / JUDGED
+    return read_records(path) if path.is_file() else {}
+
+
+def judge_of(folder: Path, model: str, without: tuple[str, ...] | None = None) -> JudgeName:
+    """Find with which settings a judge marked a run; EvalError where they are not told.
+
+    Args: without: as eval/judge.py was told; None: as the marks tell.
+    """
+    if without is not None:
+        return JudgeName(model, without)
+    found = [name for name in judges_in(marks_in(folder)) if name.model == model]
+    if len(found) > 1:
+        ways = " and as ".join(name.flags for name in found)
+        raise EvalError(f"{folder}: was marked as {ways}: say --without as you did to judge")
+    return found[0] if found else JudgeName(model)
+
+
+def judges_in(rows: Mapping[str, Row]) -> list[JudgeName]:
+    """List the judges that marked anything by the prompts of today, each with its settings."""
+    marked = [row for row in rows.values() if "error" not in row]
+    known = {model: _by_prompt(model) for model in {row["model"] for row in marked}}
+    names = [known[row["model"]].get(row["prompt"]) for row in marked]
+    return [name for name in dict.fromkeys(names) if name is not None]
+
+
+def _by_prompt(model: str) -> dict[str, JudgeName]:
+    """Name a judge with all settings that it may have, by the hashes of its prompts."""
+    found: dict[str, JudgeName] = {}
+    for count in range(len(LEFT_OUT) + 1):
+        for without in combinations(LEFT_OUT, count):
+            name = JudgeName(model, without)
+            for aspect in aspects.ASPECTS.values():
+                found.setdefault(judging.prompt_hash(name, aspect), name)
+    return found
+
+
+def _others(judge: JudgeName, rows: Mapping[str, Row]) -> str:
+    found = [name.flags for name in judges_in(rows) if name != judge]
+    return f"; there are marks by {', '.join(found)}" if found else "; eval/judge.py marks them"
 
 
 def judged_table(reports: Sequence[Row]) -> str:
@@ -161,19 +251,18 @@ def judged_table(reports: Sequence[Row]) -> str:
     """
     check_alike(reports)
     found = [one for report in reports for one in report["aspects"]]
-    judging.one_judge(one for one in found if one["n_scored"])
+    by = judging.one_judge(one for one in found if one["n_scored"])
     names = list(dict.fromkeys(one["aspect"] for one in found))
     head = [f"{name}, of {TOP}" for name in names]
-    lines = [f"judge: {found[0]['returned'] or found[0]['model']}", ""]
+    lines = [f"judge: {by.get('returned') or found[0]['model']}", ""]
     lines += [line(["run", "model", "n", *head, "exact, %"])]
     lines.append(line(["---"] * (len(names) + 4)))
     for report in reports:
         by_name = {one["aspect"]: one for one in report["aspects"]}
         cells = [_marks(by_name[name]) if name in by_name else NONE for name in names]
-        exact = [one["exact"] for one in report["aspects"]]
         name = report["run"] + (" (partial)" if report["partial"] else "")
         row = [name, str(report["model"]), str(report["n"]), *cells]
-        lines.append(line([*row, f"{100 * sum(exact) / len(exact):.1f}"]))
+        lines.append(line([*row, _exact(report["aspects"])]))
     unsound = [
         f"{report['run']}, {one['aspect']}: control {name} is off: do not trust this judge"
         for report in reports
@@ -185,11 +274,18 @@ def judged_table(reports: Sequence[Row]) -> str:
 
 
 def _marks(one: Row) -> str:
-    score, left = one["score"], one["n"] - one["n_scored"]
-    said = f"{score['mean']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
+    score, left, said = one["score"], one["n"] - one["n_scored"], judging.mark_of(one)
     return (
         f"{said} ({left} unmarked: {score['worst']:.2f} to {score['best']:.2f})" if left else said
     )
+
+
+def _exact(found: Sequence[Row]) -> str:
+    """Word the share of exact matches, and its bounds where answers are missing."""
+    share = 100 * mean([one["exact"] for one in found if one["n_missing"] < one["n"]])
+    low, high = (100 * mean([one["exact_bounds"][k] for one in found]) for k in (0, 1))
+    lacking = any(one["n_missing"] for one in found)
+    return f"{share:.1f}" + (f" ({low:.1f} to {high:.1f})" if lacking else "")
 
 
 def judged_lines(report: Row) -> list[str]:
