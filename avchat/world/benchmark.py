@@ -15,7 +15,6 @@ from avchat.world.dataset import Clip, DatasetError, write_dataset
 from avchat.world.perception import perceive
 from avchat.world.questions import FAMILIES, SENTENCES
 from avchat.world.tags import FRAME_TIMES_S
-from avchat.writing import ExportError, fresh
 
 VERSION = "1"
 CLIPS, SEED, SPLIT = 1000, 20270101, "test"  # the seed is of no training and no earlier figure
@@ -111,12 +110,13 @@ def check_card(path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all; DatasetError where that cannot be."""
+    """Write a file whole or not at all, over the one that is there."""
+    torn = path.with_suffix(f".part{path.suffix}")
     try:
-        with fresh(path, overwrite=True) as part:
-            part.write_text(text, encoding="utf-8")
-    except ExportError as error:
-        raise DatasetError(str(error)) from error
+        torn.write_text(text, encoding="utf-8")
+        torn.replace(path)
+    finally:
+        torn.unlink(missing_ok=True)
 
 
 def faults(dataset: list[Clip], rows: list[dict]) -> list[str]:
