@@ -13,7 +13,7 @@ from avchat.evaluation.items import EvalError, Item
 from avchat.evaluation.question_only import guesses
 from avchat.metrics import mean
 from avchat.world import benchmark
-from avchat.world.dataset import Clip, DatasetError, draw_dataset, write_dataset
+from avchat.world.dataset import Clip, DatasetError, draw_dataset, question_rows, write_dataset
 
 
 @pytest.fixture
@@ -129,8 +129,6 @@ def test_what_does_not_fit_is_one_line(
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_frozen_questions_are_drawn_and_pass_their_controls(tmp_path: Path) -> None:
-    from avchat.world.dataset import question_rows
-
     dataset = draw_dataset(benchmark.CLIPS, benchmark.SEED, benchmark.SPLIT)
     rows = [row for clip in dataset for row in question_rows(clip)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -201,3 +199,23 @@ def test_clips_that_were_changed_are_told(tmp_path: Path) -> None:
     assert SCRIPT["changed_of"](items, {}) == []  # none is listed
     said = SCRIPT["changed_line"](["b.mp4"], items)
     assert said.startswith("1 of 3 clips (b.mp4 first)") and "\n" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_benchmark_of_clips_that_cannot_be_decoded_says_why(
+    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = draw_dataset(benchmark.CLIPS, benchmark.SEED, benchmark.SPLIT)
+    rows = [row for clip in dataset for row in question_rows(clip)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first = next(row["video"] for row in rows if row["choices"])
+    (tmp_path / first).write_bytes(b"no clip")
+    facts = {"version": benchmark.VERSION, "clips_sha256": {first: "0" * 64}}
+    (tmp_path / "benchmark.json").write_text(json.dumps(facts))
+    how = {"model": str(small_model), "output": tmp_path / "run", "limit": 1, "json": True}
+    with pytest.raises(EvalError, match="nothing could be scored"):
+        SCRIPT["main"](SCRIPT["Benchmark"](folder=tmp_path, **how))
+    shown = capsys.readouterr()
+    assert f"1 of 1 clips ({first} first) are not those of benchmark.json" in shown.err
+    assert json.loads(shown.out)["clips_changed"] == [first]
