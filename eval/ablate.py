@@ -17,7 +17,7 @@ tokens), several seeds of each, on the frozen encoders of --model, and tables th
 command once more beside it, and both share the work: a process for each core.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
@@ -25,13 +25,24 @@ import tyro
 from avchat.evaluation.conditions import CONDITIONS
 from avchat.evaluation.items import EvalError
 from avchat.evaluation.records import write_whole
-from avchat.evaluation.report import json_of
-from avchat.evaluation.session import Session, answer, print_report
+from avchat.evaluation.report import cost, json_of
+from avchat.evaluation.session import Session, answer, check_script, plan_lines, print_report
 from avchat.evaluation.source import questions
-from avchat.evaluation.variant_runs import claimed, results, settle, train_all, trained_table
-from avchat.evaluation.variants import Recipe, chosen
+from avchat.evaluation.variant_runs import (
+    check_apart,
+    claimed,
+    planned,
+    recorded,
+    results,
+    settle,
+    spent,
+    train_all,
+    trained_table,
+)
+from avchat.evaluation.variants import Recipe, Variant, chosen
 from avchat.model import AVChat
 from avchat.script import run_script
+from avchat.world.dataset import draw_dataset
 
 USUAL = tuple(name for name in CONDITIONS if not name.endswith("_only") or "question" in name)
 
@@ -66,6 +77,7 @@ def main(run: Ablate) -> None:
     if run.train:
         train(run)
         return
+    check_apart(run.output, train=False)
     asking = run.asking(run.conditions, shift_s=run.shift, whisper=run.whisper)
     if run.against not in run.conditions:
         raise EvalError(f"--against {run.against}: is not among the conditions that are asked")
@@ -82,16 +94,31 @@ def train(run: Ablate) -> None:
     run.recipe.check()
     variants = chosen(run.variants)
     if run.dry_run:
-        print("\n".join(f"{v.name}: {run.recipe.seeds} seeds" for v in variants))
+        say_plan(run, variants)
         return
+    check_script(run.output)
+    check_apart(run.output, train=True)
     base = AVChat.from_pretrained(run.model).eval()
+    about = {"model": base.config.name, "variants": [v.name for v in variants]}
+    about |= {"recipe": asdict(run.recipe), "name": run.model}
     with claimed(run.output, wait=True):
         settle(run.output, base, run.recipe)
-        items, _ = questions(None, run.output, run.clips, run.seed)
-    if train_all(base, run.recipe, variants, items, run.output):
+        items, data = questions(None, run.output, run.clips, run.seed)
+    with recorded(run.output, about | {"data": data, "n": len(items)}):
+        whole = train_all(base, run.recipe, variants, items, run.output)
+    if whole:
         found = results(run.output, variants, run.recipe.seeds)
+        found["cost"] = cost(spent(run.output))
         write_whole(run.output / "trained.json", json_of(found, indent=1) + "\n")
         print(json_of(found) if run.json else trained_table(found))
+
+
+def say_plan(run: Ablate, variants: list[Variant]) -> None:
+    """Say what would be trained and asked; nothing is rendered for it."""
+    drawn = [q for clip in draw_dataset(run.clips, run.seed) for q in clip.asked if q.choices]
+    plan = planned(run.output, run.recipe, variants, len(drawn))
+    named = plan | {"variants": "; ".join(plan["variants"])}
+    print(json_of(plan) if run.json else plan_lines(named))
 
 
 if __name__ == "__main__":

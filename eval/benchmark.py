@@ -10,7 +10,9 @@ the answer off the scene as it is drawn at the model's own frame rate. The table
 """
 
 import json
+import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -47,10 +49,13 @@ class Benchmark(Session):
 
 def main(run: Benchmark) -> None:
     """Ask what is missing, score the baselines, print the table."""
-    facts = facts_of(run.folder)
+    clips = facts_of(run.folder).get("clips_sha256", {})
     items = [item for item in read_items(run.folder / "questions.jsonl") if item.choices]
     items = items[: run.limit]
-    data = {"benchmark": VERSION, "questions_sha256": facts["questions_sha256"]}
+    changed = changed_of(items, clips)
+    if changed:
+        print(f"{run.folder}: {changed_line(changed, items)}", file=sys.stderr)
+    data = {"benchmark": VERSION, "questions_sha256": QUESTIONS_SHA256}
     if not answer(run, items, run.asking(CONDITIONS), data):
         return
     report = report_of(run.output)
@@ -58,21 +63,45 @@ def main(run: Benchmark) -> None:
     report["baselines"] = {
         name: scored(items, full, right) for name, right in baselines(items).items()
     }
+    report["clips_changed"] = changed
     write_whole(run.output / "report.json", json_of(report, indent=1) + "\n")
     print(json_of(report) if run.json else table(report))
+    if not report["counts"]["scored"]:
+        faults = report["faults"] or ["no answer names a choice"]
+        raise EvalError(f"{run.output}: nothing could be scored: {faults[0]}")
 
 
 def facts_of(folder: Path) -> Row:
     """Read what the benchmark's folder says of itself; EvalError where it is none."""
-    path = folder / "benchmark.json"
+    path, mend = folder / "benchmark.json", f"avchat world {folder} --benchmark"
     if not path.is_file():
-        raise EvalError(f"{folder}: no benchmark is here: avchat world {folder} --benchmark")
-    facts = json.loads(path.read_text())
-    if facts["version"] != VERSION:
-        raise EvalError(f"{folder}: is version {facts['version']}, this is avchat's {VERSION}")
+        raise EvalError(f"{folder}: no benchmark is here: {mend}")
+    try:
+        facts = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise EvalError(f"{path}: not readable, perhaps cut off: once more {mend}") from error
+    if facts.get("version") != VERSION:
+        raise EvalError(f"{folder}: is version {facts.get('version')}, this is avchat's {VERSION}")
+    if not (folder / "questions.jsonl").is_file():
+        raise EvalError(f"{folder}: questions.jsonl is missing: once more {mend}")
     if sha256_of([folder / "questions.jsonl"]) != QUESTIONS_SHA256:
         raise EvalError(f"{folder}: its questions are not those of benchmark {VERSION}")
     return facts
+
+
+def changed_of(items: Sequence[Item], clips: dict[str, str]) -> list[str]:
+    """List the clips of items that are there, and are not those that benchmark.json tells of."""
+    paths = [path for path in dict.fromkeys(i.video for i in items) if path.is_file()]
+    return [p.name for p in paths if p.name in clips and sha256_of([p]) != clips[p.name]]
+
+
+def changed_line(changed: Sequence[str], items: Sequence[Item]) -> str:
+    """Warn of clips that are not those listed: no fault, since encoders differ in their bytes."""
+    of = len({item.video for item in items})
+    return (
+        f"{len(changed)} of {of} clips ({changed[0]} first) are not those of benchmark.json: "
+        "another ffmpeg wrote them, or they were changed; figures may differ"
+    )
 
 
 def baselines(items: list[Item]) -> dict[str, dict[str, float]]:

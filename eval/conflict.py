@@ -5,7 +5,8 @@
 Each clip is asked about with another clip's sound under its picture. What the eyes say is the
 model's own answer with the sound absent; what the ears say, its answer to that sound alone; the
 prior, its answer to the question alone. Where eyes and ears disagree, the answer to the clip with
-the swapped sound follows one of them, the prior alone, or none. Of yes-or-no questions the yes-rate
+the swapped sound follows one of them, the prior alone, or none. `same`: eyes and ears say the same;
+`missing`: one of these answers is not there. Of yes-or-no questions the yes-rate
 under each condition is printed: a model that says yes to all hears nothing.
 """
 
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avchat.evaluation.conditions import CONDITIONS
+from avchat.evaluation.items import EvalError
 from avchat.evaluation.records import Row, read_manifest, write_whole
-from avchat.evaluation.report import cost, groups_of, json_of, score
+from avchat.evaluation.report import ALL, FEW, cost, groups_of, json_of, score
 from avchat.evaluation.session import Session, answer
 from avchat.evaluation.source import questions
-from avchat.evaluation.tables import cost_line, line
+from avchat.evaluation.tables import accuracy, cost_line, line, warnings
 from avchat.evaluation.verdicts import Verdict, read_verdicts
 from avchat.metrics import bootstrap_interval, mean, same_answer
 from avchat.script import run_script
@@ -45,6 +47,9 @@ def main(run: Conflict) -> None:
     report = report_of(run.output)
     write_whole(run.output / "report.json", json_of(report, indent=1) + "\n")
     print(json_of(report) if run.json else table(report))
+    if not any(one["scored"] for one in report["conditions"].values()):
+        faults = report["faults"] or ["no answer names a choice"]
+        raise EvalError(f"{run.output}: nothing could be scored: {faults[0]}")
 
 
 def report_of(folder: Path) -> Row:
@@ -60,6 +65,7 @@ def report_of(folder: Path) -> Row:
         "partial": bool(about["limit"]),
         "follows": follows,
         "conditions": {name: score(some) for name, some in by_condition.items()},
+        "faults": sorted({v.error for v in verdicts if v.error}),
         "cost": cost(about),
     }
 
@@ -97,26 +103,25 @@ def table(report: Row) -> str:
     """Lay the report out as Markdown."""
     partial = "PARTIAL (--limit): " if report["partial"] else ""
     lines = [f"{partial}{report['model']}: whom answers follow where eyes and ears disagree, in %"]
-    lines += ["", line(["", "n", "disagree", *SOURCES, "none"]), line(["---"] * 7)]
+    lines += [f"(95 % interval over clips; * fewer than {FEW} answers)"]
+    lines += ["", line(["", "n", "disagree", *SOURCES, "none", "same", "missing"])]
+    lines.append(line(["---"] * 9))
     for name, one in report["follows"].items():
-        cells = [percent(one[source]) if one["disagree"] else "-" for source in (*SOURCES, "none")]
-        lines.append(line([name, str(one["n"]), str(one["disagree"]), *cells]))
-    lines += [""]
+        cells = [share(one[source], one["disagree"]) for source in (*SOURCES, "none")]
+        counts = [str(one[count]) for count in ("same", "missing")]
+        lines.append(line([name, str(one["n"]), str(one["disagree"]), *cells, *counts]))
+    lines += ["", "Right by the clip's own answers, in % (95 % interval over clips):", ""]
+    lines += [line(["condition", "what is given", "n", "right"]), line(["---"] * 4)]
     for name, one in report["conditions"].items():
-        yes = ""
-        if "yes_rate" in one:
-            rate, right = 100 * one["yes_rate"], 100 * one["yes_right"]
-            yes = f"; says yes to {rate:.0f} % of the yes-or-no questions, right for {right:.0f} %"
-        missing = f"; {one['missing']} answers missing" if one["missing"] else ""
-        right = f"{100 * one['accuracy']:.1f} % right by the clip's own answers"
-        lines.append(f"{name} ({CONDITIONS[name][1]}): {right}{yes}{missing}")
-    return "\n".join([*lines, "", cost_line(report)])
+        lines.append(line([name, CONDITIONS[name][1], str(one["n"]), accuracy(one)]))
+    by_group = {name: {ALL: one} for name, one in report["conditions"].items()}
+    said = warnings({"conditions": by_group, "faults": report["faults"]})
+    return "\n".join([*lines, "", *said, "", cost_line(report)])
 
 
-def percent(one: Row) -> str:
-    """Write a rate with its interval."""
-    low, high = one["interval"]
-    return f"{100 * one['rate']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+def share(one: Row, n: int) -> str:
+    """Write a rate as an accuracy is written: with its interval, * where it is of few answers."""
+    return accuracy({"scored": n, "accuracy": one["rate"], "interval": one["interval"]})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Each query is a caption that is true of one clip of the film alone. It is found 
 first `--top` spans lies mostly within that clip, or covers most of it.
 """
 
-import json
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -14,16 +13,18 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import tyro
 from tqdm import tqdm
 
-from avchat.config import ModelError
 from avchat.embedded import EmbeddedFile
 from avchat.evaluation.costs import RENDER, Cost
+from avchat.evaluation.items import EvalError
+from avchat.evaluation.records import Row
+from avchat.evaluation.report import json_of
 from avchat.evaluation.tables import cost_line
 from avchat.heads import load_head
 from avchat.metrics import interval_of
 from avchat.moments import Span, moments
+from avchat.script import run_script
 from avchat.world.captions import draw_gallery
 from avchat.world.clip_file import write_film
 from avchat.world.scenes import DURATION_S
@@ -50,6 +51,7 @@ class FilmMoments:
 
 def main(run: FilmMoments) -> None:
     """Make the film, ask, print."""
+    check(run)
     head = load_head(run.model)
     gallery = draw_gallery(run.seed, run.clips)
     asked = np.random.default_rng(run.seed).permutation(run.clips)[: run.queries]
@@ -86,7 +88,16 @@ def main(run: FilmMoments) -> None:
         "seconds_a_query": float(np.median(spent)),
         "cost": cost.found(),
     }
-    print(json.dumps(report) if run.json else table(report))
+    print(json_of(report) if run.json else table(report))
+
+
+def check(run: FilmMoments) -> None:
+    """Raise EvalError for a film or a search that cannot be."""
+    for name in ("clips", "queries", "top"):
+        if getattr(run, name) < 1:
+            raise EvalError(f"--{name} must be at least 1, not {getattr(run, name)}")
+    if run.seed < 0:
+        raise EvalError(f"--seed must be 0 or more, not {run.seed}")
 
 
 def is_at(span: Span, start_s: float, end_s: float) -> bool:
@@ -95,15 +106,11 @@ def is_at(span: Span, start_s: float, end_s: float) -> bool:
     return shared > min(span.end - span.start, end_s - start_s) / 2
 
 
-def table(report: dict) -> str:
+def table(report: Row) -> str:
     """Lay the report out for reading."""
     lines = [f"{name:18s} {value}" for name, value in report.items() if name != "cost"]
     return "\n".join([*lines, cost_line(report)])
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(FilmMoments, description=__doc__))
-    except ModelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    run_script(main, FilmMoments, __doc__)

@@ -10,10 +10,13 @@ alone answers needs neither; what one sense answers needs that one, or either; w
 needs both; what none answers stays unknown. The same model may be named for all four: that is
 weaker evidence, since a model is not trained to do without a sense.
 
+Questions of which an answer is missing (a clip that cannot be decoded) are counted apart, with the
+reasons; an answer that is none of the choices is no knowledge, and counts as wrong here.
+
 Writes needs.jsonl (each question with what was found) and one file of questions for each part, as
-the set was given, for training, for eval/ablate.py, or for a benchmark that a blind model fails.
-With few choices some are right by luck: the report says how many to expect, and more models of a
-sense make fewer.
+eval/ablate.py reads them: a benchmark that a blind model fails, for instance. They are questions to
+ask, not a manifest to train on: pick the lines of that by the ids in needs.jsonl. With few choices
+some are right by luck: the report says how many to expect, and more models of a sense make fewer.
 """
 
 import json
@@ -25,12 +28,13 @@ from pathlib import Path
 import tyro
 
 from avchat.evaluation.items import EvalError, Item
-from avchat.evaluation.records import Row, write_whole
-from avchat.evaluation.report import json_of
-from avchat.evaluation.session import Session, answer
+from avchat.evaluation.records import Row, manifest, read_manifest, write_whole
+from avchat.evaluation.report import cost, json_of
+from avchat.evaluation.session import Session, answer, check_script, plan_lines, plan_of
 from avchat.evaluation.source import questions
-from avchat.evaluation.tables import line
-from avchat.evaluation.verdicts import read_verdicts
+from avchat.evaluation.tables import FAULTS, cost_line, line
+from avchat.evaluation.verdicts import Verdict, read_verdicts
+from avchat.model import AVChat
 from avchat.script import run_script
 
 SENSES = {
@@ -39,7 +43,7 @@ SENSES = {
     "neither": "question_only",
     "both": "full",
 }  # whose models are asked under which condition
-PARTS = ("neither", "picture", "sound", "either", "both", "unknown")
+PARTS = ("neither", "picture", "sound", "either", "both", "unknown", "missing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,43 +67,103 @@ class Probe(Session):
 
 def main(run: Probe) -> None:
     """Ask each model what is missing, split, write, print."""
+    asked = asked_of(run)
+    if not run.dry_run:
+        check_script(run.output)
     items, data = questions(run.data, run.output, run.clips, run.seed, run.limit)
-    right = {sense: votes(run, items, sense, data) for sense in SENSES}
     if run.dry_run:
+        found = planned(asked, items) | {"models": models_of(run)}
+        named = [f"{sense} {' '.join(names)}" for sense, names in found["models"].items()]
+        print(json_of(found) if run.json else plan_lines(found | {"models": ", ".join(named)}))
         return
-    parts = {
-        item.id: part_of({sense: right[sense].get(item.id) for sense in SENSES}) for item in items
+    about = {"data": data, "limit": run.limit, "models": models_of(run), "n": len(items)}
+    with manifest(run.output, about) as found:
+        for part, sense in asked:
+            answer(part, items, part.asking([SENSES[sense]]), data)
+        found |= spent([part.output for part, _ in asked])
+        report = write_report(run, items, asked, found)
+    print(json_of(report) if run.json else table(report))
+    if report["parts"]["missing"] == len(items):
+        raise EvalError(f"{run.output}: nothing could be scored: {report['faults'][0]}")
+
+
+def models_of(run: Probe) -> dict[str, list[str]]:
+    """List the models of each sense."""
+    return {sense: list(getattr(run, sense)) for sense in SENSES}
+
+
+def asked_of(run: Probe) -> list[tuple[Probe, str]]:
+    """List the runs, one a model, each with its sense; EvalError where a sense has no model."""
+    found = []
+    for sense, names in models_of(run).items():
+        if not names:
+            raise EvalError(f"--{sense}: name a model, or several")
+        for k, name in enumerate(names):
+            found.append((replace(run, model=name, output=run.output / f"{sense}-{k}"), sense))
+    return found
+
+
+def planned(asked: Sequence[tuple[Probe, str]], items: Sequence[Item]) -> Row:
+    """Count what would be asked of all models together."""
+    plans = []
+    for part, sense in asked:
+        model = AVChat.from_pretrained(part.model).eval()
+        plans.append(plan_of(part, model, items, part.asking([SENSES[sense]])))
+    found = {name: plans[0][name] for name in ("questions", "clips", "clips_missing")}
+    for name in ("answers", "to_answer", "tokens_at_most", "judge_calls"):
+        found[name] = sum(one[name] for one in plans)
+    known = [one["seconds"] for one in plans]
+    found["seconds"] = None if None in known else round(sum(known), 1)
+    return found
+
+
+def spent(folders: Sequence[Path]) -> Row:
+    """Sum up what all models cost, as the manifest of one run says it."""
+    about = [read_manifest(folder) for folder in folders]
+    stages = dict.fromkeys(stage for one in about for stage in one["seconds"])
+    return {
+        "seconds": {name: sum(one["seconds"].get(name, 0.0) for one in about) for name in stages},
+        "clips": sum(one["clips"] for one in about),
+        "tokens": sum(one["tokens"] for one in about),
+        "peak_memory_mb": max(one["peak_memory_mb"] for one in about),
     }
+
+
+def write_report(
+    run: Probe, items: Sequence[Item], asked: Sequence[tuple[Probe, str]], about: Row
+) -> Row:
+    """Split questions by what was answered, and write it all down."""
+    verdicts = [(sense, read_verdicts(part.output)) for part, sense in asked]
+    right = {
+        sense: votes(items, [some for of, some in verdicts if of == sense]) for sense in SENSES
+    }
+    parts = {item.id: part_of({sense: right[sense][item.id] for sense in SENSES}) for item in items}
     write_split(run, items, parts)
     report = summary(run, items, parts)
+    report["faults"] = sorted({v.error for _, some in verdicts for v in some if v.error})
+    report["unparsed"] = sum(v.outcome == "unparsed" for _, some in verdicts for v in some)
+    report["cost"] = cost(about)
     write_whole(run.output / "report.json", json_of(report, indent=1) + "\n")
-    print(json_of(report) if run.json else table(report))
+    return report
 
 
-def votes(run: Probe, items: Sequence[Item], sense: str, data: Row) -> dict[str, bool | None]:
+def votes(items: Sequence[Item], models: Sequence[Sequence[Verdict]]) -> dict[str, bool | None]:
     """Tell of each question whether more than half of a sense's models answer it; None where one
-    of their answers is missing.
+    of their answers is missing. One that names no choice, or several, does not answer it.
     """
-    names: tuple[str, ...] = getattr(run, sense)
-    if not names:
-        raise EvalError(f"--{sense}: name a model, or several")
-    found: dict[str, list[bool | None]] = {item.id: [] for item in items}
-    for k, name in enumerate(names):
-        part = replace(run, model=name, output=run.output / f"{sense}-{k}")
-        if not answer(part, items, run.asking([SENSES[sense]]), data):
-            continue
-        for one in read_verdicts(part.output):
-            found[one.id].append(one.right)
+    found: dict[str, list[str]] = {item.id: [] for item in items}
+    for one in (one for verdicts in models for one in verdicts):
+        found[one.id].append(one.outcome)
     return {
-        id: None if None in hits else 2 * sum(map(bool, hits)) > len(hits)
-        for id, hits in found.items()
+        id: None if "missing" in said else 2 * said.count("right") > len(said)
+        for id, said in found.items()
     }
 
 
 def part_of(right: dict[str, bool | None]) -> str:
-    """Name what a question needs, by which senses answer it."""
+    """Name what a question needs, by which senses answer it; missing: that cannot be told."""
     if None in right.values():
-        return "unknown"
+        return "missing"
     if right["neither"]:
         return "neither"
     if right["picture"] or right["sound"]:
@@ -122,10 +186,11 @@ def summary(run: Probe, items: Sequence[Item], parts: dict[str, str]) -> Row:
     """Count parts, over all and by family, and how many are right by luck."""
     families: dict[str, Counter] = {}
     for item in items:
-        families.setdefault(item.family or "all", Counter())[parts[item.id]] += 1
+        if item.family:
+            families.setdefault(item.family, Counter())[parts[item.id]] += 1
     luck = sum(1 / len(item.choices) for item in items if item.choices)
     return {
-        "models": {sense: list(getattr(run, sense)) for sense in SENSES},
+        "models": models_of(run),
         "partial": bool(run.limit),
         "n": len(items),
         "parts": {part: sum(of == part for of in parts.values()) for part in PARTS},
@@ -144,7 +209,12 @@ def table(report: Row) -> str:
         lines.append(line([name, *(str(counts.get(part, 0)) for part in PARTS)]))
     luck = 100 * report["right_by_luck_of_one_model"]
     lines += ["", f"one model that guesses among the choices is right about {luck:.0f} % of them"]
-    return "\n".join(lines)
+    if report["unparsed"]:
+        lines.append(f"{report['unparsed']} answers are none of the choices: counted as wrong")
+    lines += [f"missing: {fault}" for fault in report["faults"][:FAULTS]]
+    if len(report["faults"]) > FAULTS:
+        lines.append(f"missing: {len(report['faults']) - FAULTS} other reasons, in report.json")
+    return "\n".join([*lines, "", cost_line(report)])
 
 
 if __name__ == "__main__":

@@ -14,27 +14,26 @@ memory does not grow with the clips. What it cost stands below the table.
 """
 
 import json
-import sys
+import math
 import tempfile
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from avchat.batch import answer_batch
 from avchat.batch_media import Part, in_orders, load_order
-from avchat.config import ModelError
 from avchat.encoders import Features
 from avchat.evaluation.costs import RENDER, Cost
+from avchat.evaluation.items import EvalError
 from avchat.evaluation.progress import bar
 from avchat.evaluation.records import Row
 from avchat.evaluation.report import json_of
-from avchat.evaluation.tables import cost_line
+from avchat.evaluation.tables import NONE, cost_line
 from avchat.media import Media, MediaError
 from avchat.metrics import bootstrap_interval, group_accuracy, mean, same_answer
 from avchat.model import AVChat
+from avchat.script import run_script
 from avchat.world.dataset import write_dataset
 from avchat.world.questions import FAMILIES, ONE_SOURCE, SENTENCES, TWO_SOURCES
 from avchat.world.sentences import slots_right
@@ -68,16 +67,18 @@ class World:
 def main(run: World) -> None:
     """Render, ask, score, print."""
     if run.batch < 1:
-        raise ValueError(f"--batch must be at least 1, not {run.batch}")
+        raise EvalError(f"--batch must be at least 1, not {run.batch}")
+    if run.seed < 0:
+        raise EvalError(f"--seed must be 0 or more, not {run.seed}")
     cost = Cost()
     with tempfile.TemporaryDirectory() as made:
         folder = run.folder or Path(made)
-        with cost.timed(RENDER), bar("render") as told:
-            write_dataset(folder, run.clips, run.seed, run.split, told)
+        with cost.timed(RENDER):
+            render(run, folder)
         rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
         rows = [row for row in rows if run.sentences or row["family"] not in SENTENCES]
         if all(row["family"] in SENTENCES for row in rows):
-            raise ValueError(f"--clips {run.clips}: none has a short question; take more")
+            raise EvalError(f"--clips {run.clips}: none has a short question; take more")
         model = AVChat.from_pretrained(run.model).eval()
         said = answers(model, folder, rows, run.batch, cost)
     short = [k for k, row in enumerate(rows) if row["family"] not in SENTENCES]
@@ -87,6 +88,17 @@ def main(run: World) -> None:
     about = {"model": run.model, "split": run.split, "clips": run.clips, "seed": run.seed}
     report = about | report | {"cost": cost.found()}
     print(json_of(report) if run.json else table(report))
+
+
+def render(run: World, folder: Path) -> None:
+    """Write the clips into a folder; EvalError where they cannot be written."""
+    with bar("render") as told:
+        try:
+            write_dataset(folder, run.clips, run.seed, run.split, told)
+        except FileExistsError as error:
+            raise EvalError(f"{folder}: is a file, not a folder") from error
+        except OSError as error:
+            raise EvalError(f"{folder}: cannot be written ({error.strerror})") from error
 
 
 def answers(
@@ -115,7 +127,7 @@ def answers(
                 ahead = pool.submit(decoded, chunks[number + 1])
             for one in media:
                 if isinstance(one, MediaError):
-                    raise one
+                    raise EvalError(str(one))
             with cost.timed("encode"):
                 features = dict(zip(chunk, model.encode(media), strict=True))
             with cost.timed("answer"):
@@ -222,30 +234,30 @@ def intervals(rows: list[Row], right: list[bool]) -> dict:
     return found
 
 
-def table(report: dict) -> str:
+def table(report: Row) -> str:
     """Lay the report out for reading."""
     names = [*CONDITIONS, "chance", "free"]
     lines = [f"{'':22s} {'n':>5s} " + " ".join(f"{name:>13s}" for name in names)]
     count = report["count"]
     for need in (*NEEDS, "AV one source", "AV two sources"):
-        values = " ".join(f"{report[name][need]:13.3f}" for name in names)
+        values = " ".join(part(report[name][need], 13) for name in names)
         lines.append(f"{need:22s} {count.get(need, ''):>5} {values}")
     for family in report["chance"]["families"]:
-        values = " ".join(f"{report[name]['families'][family]:13.3f}" for name in names)
+        values = " ".join(part(report[name]["families"][family], 13) for name in names)
         lines.append(f"{family:22s} {count[family]:5d} {values}")
     for family in SENTENCES:
         if family in report["full"]["families"]:
-            lines.append(
-                f"{family:22s} {'':5s} {report['full']['families'][family]:13.3f} (slot F1)"
-            )
-    lines.append(f"minimal pairs, both right: {report['pairs']['AV']:.3f}")
+            value = part(report["full"]["families"][family], 13)
+            lines.append(f"{family:22s} {'':5s} {value} (slot F1)")
+    lines.append(f"minimal pairs, both right: {part(report['pairs']['AV'])}")
     lines.append(cost_line(report))
     return "\n".join(lines)
 
 
+def part(value: float, width: int = 0) -> str:
+    """Write a score; a dash where nothing was scored."""
+    return f"{NONE if math.isnan(value) else f'{value:.3f}':>{width}}"
+
+
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(World, description=__doc__))
-    except (MediaError, ModelError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    run_script(main, World, __doc__)

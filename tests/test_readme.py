@@ -17,7 +17,8 @@ from avchat.data import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "MODEL_CARD.md", "EXPERIMENTS.md"]
-DOCUMENTS += ["docs/cluster.md", "docs/data.md", "docs/training.md"]
+DOCUMENTS += [f"docs/{name}.md" for name in ("app", "cluster", "data", "evaluation")]
+DOCUMENTS += ["docs/harnesses.md", "docs/training.md"]
 
 
 def blocks(document: str, language: str) -> list[str]:

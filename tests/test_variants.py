@@ -1,5 +1,9 @@
 """Variants of one small model: what each learns from and moves, and how they are compared."""
 
+import json
+import runpy
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,17 +12,25 @@ import pytest
 import torch
 
 from avchat.evaluation.items import EvalError
+from avchat.evaluation.records import read_manifest
+from avchat.evaluation.report import cost as report_cost
 from avchat.evaluation.source import questions
 from avchat.evaluation.variant_lessons import Lessons, captions_of, questions_on, words_of
 from avchat.evaluation.variant_runs import (
+    check_apart,
     claimed,
     done,
     place,
+    planned,
+    recorded,
     results,
     scored,
     settle,
+    spent,
     train_all,
+    trained_in,
     trained_table,
+    verdict_on,
 )
 from avchat.evaluation.variants import VARIANTS, Recipe, Training, Variant, chosen, fresh
 from avchat.metrics import bootstrap_interval, crossed_interval
@@ -129,19 +141,78 @@ def test_all_are_trained_asked_and_tabled(base: AVChat, tmp_path: Path) -> None:
     items, _ = questions(None, tmp_path, 3, 5)
     assert train_all(base, RECIPE, variants, items, tmp_path)
     assert all(done(tmp_path, variant, 0) for variant in variants)
+    cost = spent(tmp_path)
+    parts = [read_manifest(path) for path in (tmp_path / "words-0", *tmp_path.glob("*-0/answers"))]
+    assert len(parts) == 3 and parts[0]["seconds"]["train"] > 0
+    assert cost["seconds"].keys() == {"train", "decode", "encode", "answer"}
+    assert cost["seconds"]["train"] > parts[0]["seconds"]["train"]
+    # two models of three steps with two clips each, and two times three clips that were asked about
+    assert cost["clips"] == 2 * 3 * 2 + 2 * 3 and cost["tokens"] > 0
+    left = planned(tmp_path, replace(RECIPE, seeds=2), variants, len(items))
+    assert (left["models"], left["to_train"]) == (4, 2)
+    assert left["steps"] == 2 + 2 * 3 and left["seconds"] > 0  # a seed's words, then two models
+    assert left["to_answer"] == 4 * len(items) and left["answers"] == 2 * left["to_answer"]
     found = results(tmp_path, variants, 1)
     assert found["questions"] == len(items) and found["clips"] == 3
     first = next(iter(found["variants"].values()))
     assert all(
-        one["difference"] == 0 and one["verdict"] == "no difference" for one in first.values()
+        one["difference"] == 0 and one["verdict"] == "too few clips" for one in first.values()
     )
-    table = trained_table(found)
-    for name in ("audio-visual, timeline, asked deaf", "sound only", "no difference shown"):
+    groups = sum(not group.startswith("family ") for group in first)
+    table = trained_table(found | {"cost": report_cost(cost)})
+    for name in ("audio-visual, timeline, asked deaf", "sound only", "too few clips"):
         assert name in table
+    assert "better |" not in table and "worse |" not in table
+    assert f"{3 * groups} comparisons here, not corrected" in table and "below 10 clips" in table
+    assert "train " in table and "clips/s" in table and "peak memory" in table
     # a second run trains nothing and asks nothing
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert train_all(base, RECIPE, variants, items, tmp_path)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == kept
+
+
+def test_a_model_that_was_killed_adds_to_what_it_cost(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), trained_in(tmp_path, 6):
+        raise KeyboardInterrupt
+    first = read_manifest(tmp_path)["seconds"]["train"]
+    with trained_in(tmp_path, 6):
+        time.sleep(0.01)
+    about = read_manifest(tmp_path)
+    assert about["seconds"]["train"] >= first + 0.01 and about["clips"] == 6
+
+
+def test_a_folder_is_of_variants_or_of_one_model(tmp_path: Path) -> None:
+    check_apart(tmp_path, train=True)
+    (tmp_path / "manifest.json").write_text('{"command": "eval/ablate.py --clips 3"}')
+    check_apart(tmp_path, train=False)
+    with pytest.raises(EvalError, match="holds a run without --train; name another --output"):
+        check_apart(tmp_path, train=True)
+    with recorded(tmp_path / "trained", {"variants": ["words only"]}):
+        check_apart(tmp_path / "trained", train=True)
+    assert read_manifest(tmp_path / "trained")["ended"]
+    with pytest.raises(EvalError, match="holds a run with --train"):
+        check_apart(tmp_path / "trained", train=False)
+
+
+def test_a_dry_training_says_what_it_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["ablate.py", "--train", "--clips", "3", "--seed", "5", "--seeds", "2", "--dry-run"]
+    words += ["--variants", "words only", "--output", str(tmp_path / "run")]
+    script = Path(__file__).resolve().parent.parent / "eval" / "ablate.py"
+    with pytest.MonkeyPatch.context() as patch:
+        for more in ([], ["--json"]):
+            patch.setattr(sys, "argv", [*words, *more])
+            runpy.run_path(str(script), run_name="__main__")
+    *lines, last = capsys.readouterr().out.splitlines()
+    found = json.loads(last)
+    assert found["variants"] == ["audio-visual, timeline", "words only"] and found["seeds"] == 2
+    assert found["models"] == found["to_train"] == 4 and found["questions"] > 0
+    assert found["steps"] == 2 * (150 + 700 + 120 + 700)
+    assert found["to_answer"] == found["answers"] == 2 * 4 * found["questions"]
+    assert "to train: 4" in lines and f"questions: {found['questions']}" in lines
+    assert found["seconds"] is None and "seconds: not known before the first answers" in lines
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_holds_one_recipe(base: AVChat, tmp_path: Path) -> None:
@@ -205,3 +276,25 @@ def test_better_is_said_only_where_the_interval_leaves_out_nothing() -> None:
     one_seed = base.copy()
     one_seed[0] = 1.0  # one start of three is better: that may be luck
     assert scored(one_seed, base, clips)["verdict"] == "no difference"
+
+
+def test_below_ten_clips_nothing_is_said() -> None:
+    """However clear it is: so few clips give no interval."""
+    base, questions = np.zeros((3, 40)), range(40)
+    few = scored(np.ones((3, 40)), base, [f"c{k % 9}" for k in questions])
+    assert few["verdict"] == "too few clips" and few["difference_interval"] == [1.0, 1.0]
+    enough = scored(np.ones((3, 40)), base, [f"c{k % 10}" for k in questions])
+    assert enough["verdict"] == "better" and enough["clips"] == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ((0.0, 0.3), "no difference"),  # 0 is not left out where it is the edge
+        ((-0.3, 0.0), "no difference"),
+        ((0.01, 0.3), "better"),
+        ((-0.3, -0.01), "worse"),
+    ],
+)
+def test_the_edge_of_an_interval(change: tuple[float, float], said: str) -> None:
+    assert verdict_on(change, 10) == said and verdict_on(change, 9) == "too few clips"

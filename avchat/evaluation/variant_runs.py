@@ -3,7 +3,11 @@
 Each model has a folder, which one process claims: the same command started once more shares the
 work, and a killed one goes on where it was. Intervals are of drawing clips and seeds anew, so a
 difference is told only where neither another handful of clips nor another start would undo it; with
-three seeds that is a rough guess at what a fourth would do.
+three seeds that is a rough guess at what a fourth would do. McNemar's test, which reports of one
+model ask besides, knows no seeds and is not asked; nor is anything corrected for how many
+comparisons there are, which the table says.
+
+Each model's folder has a manifest with what its training cost; what all cost is their sum.
 """
 
 import json
@@ -19,9 +23,15 @@ import numpy as np
 from avchat.evaluation.answering import Asking, generate
 from avchat.evaluation.items import NEEDS, EvalError, Item
 from avchat.evaluation.progress import bar
-from avchat.evaluation.records import Row, write_whole
-from avchat.evaluation.report import json_of
-from avchat.evaluation.tables import line
+from avchat.evaluation.records import (
+    MANIFEST,
+    Row,
+    manifest,
+    read_manifest,
+    write_whole,
+)
+from avchat.evaluation.report import FEW_CLIPS, json_of
+from avchat.evaluation.tables import cost_line, line
 from avchat.evaluation.variant_lessons import Lessons
 from avchat.evaluation.variants import Recipe, Training, Variant
 from avchat.evaluation.verdicts import read_verdicts
@@ -35,6 +45,7 @@ except ImportError:  # Windows has no such locks: there one process does it all
     fcntl = None
 
 WAIT_S = 5.0
+TRAIN = "train"  # the stage of a cost that is training
 # what a variant is asked with: as it was trained, and with senses taken away only then
 CONDITIONS = {
     "both": ("full", "deaf", "blind"),
@@ -42,6 +53,13 @@ CONDITIONS = {
     "sound": ("blind",),
     "none": ("question_only",),
 }
+
+
+RULE = (
+    '"better" and "worse": the 95 % interval of the paired difference, over clips and seeds drawn '
+    "anew, leaves out 0; below {few} clips nothing is said. {comparisons} comparisons here, not "
+    "corrected for their number: of those without a difference about one in twenty is told."
+)
 
 
 @contextmanager
@@ -91,20 +109,97 @@ def train_all(
             training = Training(base, lessons, recipe, seed)
             if not (words / "model").is_dir():
                 with claimed(words) as mine:
-                    if mine and not training.words(words):
+                    if mine and not learn_words(training, words):
                         return False
             if not (words / "model").is_dir():
                 continue
             with claimed(folder) as mine:
                 if mine and not done(output, variant, seed):
                     print(f"{variant.name}, seed {seed}", file=sys.stderr)
-                    if not training.variant(variant, words, folder):
+                    with trained_in(folder, recipe.clips_of(variant)):
+                        whole = training.variant(variant, words, folder)
+                    if not whole:
                         return False
                     ask(variant, folder, items)
                     break
         else:
             time.sleep(WAIT_S)
     return True
+
+
+def learn_words(training: Training, folder: Path) -> bool:
+    """Train what the variants of a seed begin with; False where it was stopped."""
+    with trained_in(folder, 0):
+        return training.words(folder)
+
+
+@contextmanager
+def trained_in(folder: Path, clips: int) -> Iterator[None]:
+    """Add to a folder's manifest what is trained meanwhile.
+
+    Args: clips: that are learned from in all, each as often as it is visited.
+    """
+    began = time.perf_counter()
+    with manifest(folder, {"clips": clips}) as found:
+        try:
+            yield
+        finally:
+            seconds = found["seconds"].get(TRAIN, 0.0) + time.perf_counter() - began
+            found["seconds"] = {TRAIN: seconds}
+
+
+def spent(output: Path) -> Row:
+    """Sum up what all models in a folder cost, by whichever process: as a manifest says it. Clips
+    are those that were learned from, as often as they were visited, and those asked about.
+    """
+    paths = [*output.glob(f"*/{MANIFEST}"), *output.glob(f"*/answers/{MANIFEST}")]
+    about = [read_manifest(path.parent) for path in paths]
+    stages = dict.fromkeys(stage for one in about for stage in one["seconds"])
+    return {
+        "seconds": {name: sum(one["seconds"].get(name, 0.0) for one in about) for name in stages},
+        "clips": sum(one["clips"] for one in about),
+        "tokens": sum(one["tokens"] for one in about),
+        "peak_memory_mb": max((one["peak_memory_mb"] for one in about), default=None),
+    }
+
+
+def check_apart(output: Path, train: bool) -> None:
+    """Raise EvalError where a folder holds variants and one model is asked, or the other way."""
+    if (output / MANIFEST).is_file() and ("variants" in read_manifest(output)) != train:
+        other = "without" if train else "with"
+        raise EvalError(f"{output}: holds a run {other} --train; name another --output")
+
+
+@contextmanager
+def recorded(output: Path, facts: Row) -> Iterator[None]:
+    """Keep the manifest of a folder of variants; what they cost is added however it ends."""
+    with manifest(output, facts) as found:
+        try:
+            yield
+        finally:
+            found |= spent(output)
+
+
+def planned(output: Path, recipe: Recipe, variants: Sequence[Variant], items: int) -> Row:
+    """Count what would be trained and asked; the time is judged by the models that are there."""
+    left = [v for seed in range(recipe.seeds) for v in variants if not done(output, v, seed)]
+    words = sum(not (output / f"words-{k}" / "model").is_dir() for k in range(recipe.seeds))
+    asked = sum(len(CONDITIONS[v.sense]) for v in variants) * items * recipe.seeds
+    to_ask = sum(len(CONDITIONS[v.sense]) for v in left) * items
+    models, total = recipe.seeds * len(variants), sum(spent(output)["seconds"].values())
+    there = models - len(left)
+    return {
+        "variants": [variant.name for variant in variants],
+        "seeds": recipe.seeds,
+        "models": models,
+        "to_train": len(left),
+        "steps": recipe.words * words + sum(recipe.steps_of(variant) for variant in left),
+        "questions": items,
+        "answers": asked,
+        "to_answer": to_ask,
+        "judge_calls": 0,
+        "seconds": round(total / there * len(left), 1) if there else None,
+    }
 
 
 def place(output: Path, variant: Variant, seed: int) -> Path:
@@ -184,8 +279,17 @@ def scored(values: np.ndarray, base: np.ndarray, clips: Sequence[str]) -> Row:
         "by_seed": values.mean(1).tolist(),
         "difference": float((values - base).mean()),
         "difference_interval": list(change),
-        "verdict": "better" if change[0] > 0 else "worse" if change[1] < 0 else "no difference",
+        "clips": len(set(clips)),
+        "verdict": verdict_on(change, len(set(clips))),
     }
+
+
+def verdict_on(change: tuple[float, float], clips: int) -> str:
+    """Say whether a difference is real: there are clips enough, and its interval leaves out 0."""
+    if clips < FEW_CLIPS:
+        return "too few clips"
+    low, high = change
+    return "better" if low > 0 else "worse" if high < 0 else "no difference"
 
 
 def trained_table(found: Row) -> str:
@@ -206,6 +310,9 @@ def trained_table(found: Row) -> str:
     lines += [line(["trained", *groups]), line(["---"] * (len(groups) + 1))]
     others = list(rows.items())[1:]
     lines += [line([name, *(_change(one[g]) for g in groups)]) for name, one in others]
+    lines += ["", RULE.format(comparisons=len(others) * len(groups), few=FEW_CLIPS)]
+    if "cost" in found:
+        lines += ["", cost_line(found)]
     return "\n".join(lines)
 
 

@@ -80,6 +80,14 @@ class Recipe:
         if self.rows > self.train_clips:
             raise EvalError(f"--rows {self.rows}: there are {self.train_clips} --train-clips")
 
+    def steps_of(self, variant: Variant) -> int:
+        """Count the steps of one model of a variant, after its words."""
+        return self.steps + (self.captions if variant.captions else 0)
+
+    def clips_of(self, variant: Variant) -> int:
+        """Count the clips that one model learns from, each as often as it is visited."""
+        return self.rows * self.steps_of(variant)
+
 
 def chosen(names: tuple[str, ...]) -> list[Variant]:
     """Find variants by their names, the first one always with them; EvalError for an unknown."""
