@@ -35,7 +35,7 @@ from avchat.evaluation.variant_runs import (
     recorded,
     results,
     settle,
-    spent,
+    spent_in,
     train_all,
     trained_table,
 )
@@ -108,7 +108,7 @@ def train(run: Ablate) -> None:
         whole = train_all(base, run.recipe, variants, items, run.output)
     if whole:
         found = results(run.output, variants, run.recipe.seeds)
-        found["cost"] = cost(spent(run.output))
+        found["cost"] = cost(spent_in(run.output))
         write_whole(run.output / "trained.json", json_of(found, indent=1) + "\n")
         print(json_of(found) if run.json else trained_table(found))
 

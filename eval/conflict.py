@@ -41,7 +41,8 @@ class Conflict(Session):
 
 def main(run: Conflict) -> None:
     """Ask what is missing, then say whom the answers follow."""
-    items, data = questions(run.data, run.output, run.clips, run.seed, run.limit)
+    limits = (run.seed, run.limit, run.dry_run)
+    items, data = questions(run.data, run.output, run.clips, *limits)
     if not answer(run, items, run.asking(ASKED), data):
         return
     report = report_of(run.output)

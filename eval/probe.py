@@ -29,7 +29,7 @@ import tyro
 
 from avchat.evaluation.items import EvalError, Item
 from avchat.evaluation.records import Row, manifest, read_manifest, write_whole
-from avchat.evaluation.report import cost, json_of
+from avchat.evaluation.report import cost, json_of, spent
 from avchat.evaluation.session import Session, answer, check_script, plan_lines, plan_of
 from avchat.evaluation.source import questions
 from avchat.evaluation.tables import FAULTS, cost_line, line
@@ -70,7 +70,8 @@ def main(run: Probe) -> None:
     asked = asked_of(run)
     if not run.dry_run:
         check_script(run.output)
-    items, data = questions(run.data, run.output, run.clips, run.seed, run.limit)
+    limits = (run.seed, run.limit, run.dry_run)
+    items, data = questions(run.data, run.output, run.clips, *limits)
     if run.dry_run:
         found = planned(asked, items) | {"models": models_of(run)}
         named = [f"{sense} {' '.join(names)}" for sense, names in found["models"].items()]
@@ -80,7 +81,7 @@ def main(run: Probe) -> None:
     with manifest(run.output, about) as found:
         for part, sense in asked:
             answer(part, items, part.asking([SENSES[sense]]), data)
-        found |= spent([part.output for part, _ in asked])
+        found |= spent([read_manifest(part.output) for part, _ in asked])
         report = write_report(run, items, asked, found)
     print(json_of(report) if run.json else table(report))
     if report["parts"]["missing"] == len(items):
@@ -109,24 +110,13 @@ def planned(asked: Sequence[tuple[Probe, str]], items: Sequence[Item]) -> Row:
     for part, sense in asked:
         model = AVChat.from_pretrained(part.model).eval()
         plans.append(plan_of(part, model, items, part.asking([SENSES[sense]])))
-    found = {name: plans[0][name] for name in ("questions", "clips", "clips_missing")}
+    shared = ("questions", "clips", "clips_missing", "clips_to_render")
+    found = {name: plans[0][name] for name in shared}
     for name in ("answers", "to_answer", "tokens_at_most", "judge_calls"):
         found[name] = sum(one[name] for one in plans)
     known = [one["seconds"] for one in plans]
     found["seconds"] = None if None in known else round(sum(known), 1)
     return found
-
-
-def spent(folders: Sequence[Path]) -> Row:
-    """Sum up what all models cost, as the manifest of one run says it."""
-    about = [read_manifest(folder) for folder in folders]
-    stages = dict.fromkeys(stage for one in about for stage in one["seconds"])
-    return {
-        "seconds": {name: sum(one["seconds"].get(name, 0.0) for one in about) for name in stages},
-        "clips": sum(one["clips"] for one in about),
-        "tokens": sum(one["tokens"] for one in about),
-        "peak_memory_mb": max(one["peak_memory_mb"] for one in about),
-    }
 
 
 def write_report(

@@ -110,7 +110,7 @@ def test_a_probe_counts_splits_and_leaves_a_manifest(
     assert [one["id"] for one in found] == ["a", "b", "gone"] and found[2]["needs"] == "missing"
     [kept] = read_items(tmp_path / "run" / f"{found[0]['needs']}.jsonl")[:1]
     assert kept == read_items(data)[0]  # as it was given
-    (tmp_path / "run" / "manifest.json").write_text('{"command": "eval/ablate.py --clips 3"}')
+    (tmp_path / "run" / "manifest.json").write_text('{"script": "ablate.py"}')
     with pytest.raises(EvalError, match=r"holds a run of ablate\.py"):
         probe(small_model, tmp_path / "run", data)
 

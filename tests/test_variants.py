@@ -26,7 +26,7 @@ from avchat.evaluation.variant_runs import (
     results,
     scored,
     settle,
-    spent,
+    spent_in,
     train_all,
     trained_in,
     trained_table,
@@ -141,13 +141,13 @@ def test_all_are_trained_asked_and_tabled(base: AVChat, tmp_path: Path) -> None:
     items, _ = questions(None, tmp_path, 3, 5)
     assert train_all(base, RECIPE, variants, items, tmp_path)
     assert all(done(tmp_path, variant, 0) for variant in variants)
-    cost = spent(tmp_path)
+    cost = spent_in(tmp_path)
     parts = [read_manifest(path) for path in (tmp_path / "words-0", *tmp_path.glob("*-0/answers"))]
     assert len(parts) == 3 and parts[0]["seconds"]["train"] > 0
     assert cost["seconds"].keys() == {"train", "decode", "encode", "answer"}
     assert cost["seconds"]["train"] > parts[0]["seconds"]["train"]
     # two models of three steps with two clips each, and two times three clips that were asked about
-    assert cost["clips"] == 2 * 3 * 2 + 2 * 3 and cost["tokens"] > 0
+    assert cost["clips_asked"] == 2 * 3 * 2 + 2 * 3 and cost["tokens"] > 0
     left = planned(tmp_path, replace(RECIPE, seeds=2), variants, len(items))
     assert (left["models"], left["to_train"]) == (4, 2)
     assert left["steps"] == 2 + 2 * 3 and left["seconds"] > 0  # a seed's words, then two models
@@ -178,7 +178,7 @@ def test_a_model_that_was_killed_adds_to_what_it_cost(tmp_path: Path) -> None:
     with trained_in(tmp_path, 6):
         time.sleep(0.01)
     about = read_manifest(tmp_path)
-    assert about["seconds"]["train"] >= first + 0.01 and about["clips"] == 6
+    assert about["seconds"]["train"] >= first + 0.01 and about["clips_asked"] == 6
 
 
 def test_a_folder_is_of_variants_or_of_one_model(tmp_path: Path) -> None:

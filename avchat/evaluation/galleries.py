@@ -57,6 +57,7 @@ def embed_clips(
                         row = embedded(head, gallery.clips[k], gallery.parts[k])
                         records.add([{"key": key} | row])
                     cost.clips += 1
+                    found["clips_asked"] += 1
                     found["seconds"] = summed(before, cost.seconds)
                     save_manifest(folder, found)
                 told(k + 1, len(keys))

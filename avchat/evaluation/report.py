@@ -178,6 +178,17 @@ def cost(about: Row) -> Row:
     return found
 
 
+def spent(runs: Sequence[Row]) -> Row:
+    """Sum up what several runs cost, as the manifest of one would say it."""
+    stages = dict.fromkeys(stage for one in runs for stage in one["seconds"])
+    return {
+        "seconds": {name: sum(one["seconds"].get(name, 0.0) for one in runs) for name in stages},
+        "clips_asked": sum(one["clips_asked"] for one in runs),
+        "tokens": sum(one["tokens"] for one in runs),
+        "peak_memory_mb": max((one["peak_memory_mb"] for one in runs), default=None),
+    }
+
+
 def json_of(report: Row, indent: int | None = None) -> str:
     """Write a report as JSON, which knows no NaN: what nothing was scored for is null."""
     return json.dumps(without_nan(report), indent=indent, ensure_ascii=False)

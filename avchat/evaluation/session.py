@@ -107,7 +107,9 @@ def plan_of(run: Session, model: AVChat, items: Sequence[Item], asking: Asking) 
     plan = Plan(model, items, asking, hashes_read(run.output))
     missing = set(known_records(run.output / ANSWERS).missing(plan.keys.values()))
     absent = [Path(part.path) for part in plan.parts if not Path(part.path).is_file()]
-    to_render = [path for path in absent if path.parent == run.output / WORLD]
+    # a run of several models has the clips beside their folders
+    worlds = (run.output / WORLD, run.output.parent / WORLD)
+    to_render = [path for path in absent if path.parent in worlds]
     tokens = 0
     for item in items:
         words = () if asking.free else item.choices

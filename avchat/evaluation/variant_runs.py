@@ -30,7 +30,7 @@ from avchat.evaluation.records import (
     read_manifest,
     write_whole,
 )
-from avchat.evaluation.report import FEW_CLIPS, json_of
+from avchat.evaluation.report import FEW_CLIPS, json_of, spent
 from avchat.evaluation.tables import cost_line, line
 from avchat.evaluation.variant_lessons import Lessons
 from avchat.evaluation.variants import Recipe, Training, Variant
@@ -140,7 +140,7 @@ def trained_in(folder: Path, clips: int) -> Iterator[None]:
     Args: clips: that are learned from in all, each as often as it is visited.
     """
     began = time.perf_counter()
-    with manifest(folder, {"clips": clips}) as found:
+    with manifest(folder, {"clips_asked": clips}) as found:
         try:
             yield
         finally:
@@ -148,19 +148,12 @@ def trained_in(folder: Path, clips: int) -> Iterator[None]:
             found["seconds"] = {TRAIN: seconds}
 
 
-def spent(output: Path) -> Row:
+def spent_in(output: Path) -> Row:
     """Sum up what all models in a folder cost, by whichever process: as a manifest says it. Clips
     are those that were learned from, as often as they were visited, and those asked about.
     """
     paths = [*output.glob(f"*/{MANIFEST}"), *output.glob(f"*/answers/{MANIFEST}")]
-    about = [read_manifest(path.parent) for path in paths]
-    stages = dict.fromkeys(stage for one in about for stage in one["seconds"])
-    return {
-        "seconds": {name: sum(one["seconds"].get(name, 0.0) for one in about) for name in stages},
-        "clips": sum(one["clips"] for one in about),
-        "tokens": sum(one["tokens"] for one in about),
-        "peak_memory_mb": max((one["peak_memory_mb"] for one in about), default=None),
-    }
+    return spent([read_manifest(path.parent) for path in paths])
 
 
 def check_apart(output: Path, train: bool) -> None:
@@ -177,7 +170,7 @@ def recorded(output: Path, facts: Row) -> Iterator[None]:
         try:
             yield
         finally:
-            found |= spent(output)
+            found |= spent_in(output)
 
 
 def planned(output: Path, recipe: Recipe, variants: Sequence[Variant], items: int) -> Row:
@@ -186,7 +179,7 @@ def planned(output: Path, recipe: Recipe, variants: Sequence[Variant], items: in
     words = sum(not (output / f"words-{k}" / "model").is_dir() for k in range(recipe.seeds))
     asked = sum(len(CONDITIONS[v.sense]) for v in variants) * items * recipe.seeds
     to_ask = sum(len(CONDITIONS[v.sense]) for v in left) * items
-    models, total = recipe.seeds * len(variants), sum(spent(output)["seconds"].values())
+    models, total = recipe.seeds * len(variants), sum(spent_in(output)["seconds"].values())
     there = models - len(left)
     return {
         "variants": [variant.name for variant in variants],
