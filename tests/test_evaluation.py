@@ -325,7 +325,7 @@ def test_the_scripts_say_what_they_would_do_and_what_is_wrong(small: Path, tmp_p
     dry = script("ablate", *words, "--dry-run", "--json")
     plan = json.loads(dry.stdout)
     assert plan["to_answer"] == plan["answers"] == 9 * plan["questions"] > 0
-    assert not (tmp_path / "run" / ANSWERS).read_text()
+    assert not (tmp_path / "run").exists()
     partial = script("ablate", *words, "--limit", 3, "--conditions", "full", "blind")
     assert partial.returncode == 0, partial.stderr
     assert "PARTIAL" in partial.stdout and "peak memory" in partial.stdout
