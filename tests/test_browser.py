@@ -176,18 +176,21 @@ def test_the_talk_and_captions_are_saved(
     open_clip(page, clip)
     ask(page, "What do you hear?")
     read = {}
-    for button, name in (("save_md", "talk.md"), ("save_json", "talk.json")):
+    for number, (button, ending) in enumerate((("save_md", "md"), ("save_json", "json"))):
         page.click(f"#{button}")
-        page.locator("#exported", has_text=name.split(".")[1]).wait_for()
+        link = page.locator("#exported a").nth(number)
         with page.expect_download() as made:
-            page.locator("#exported a").first.click()
-        read[name] = made.value.path().read_text()
-    assert "**What do you hear?**" in read["talk.md"]
-    assert json.loads(read["talk.json"])["talk"][0]["heard"]["seconds"] == pytest.approx(4, abs=0.1)
+            link.click()
+        assert made.value.suggested_filename == f"{clip.stem}_talk.{ending}"
+        read[ending] = made.value.path().read_text()
+    assert "**What do you hear?**" in read["md"]
+    assert json.loads(read["json"])["talk"][0]["heard"]["seconds"] == pytest.approx(4, abs=0.1)
     page.click("#save_vtt")
     page.get_by_role("region", name="Transcript").get_by_role("link").first.click()
     at_time(page, 0.0)
     assert page.locator("#player video track").count() == 1
+    assert page.locator("#exported a").count() == 3, "what was made before is still there"
+    page.locator("#ask:enabled, #ask button:enabled").wait_for()
 
 
 @pytest.mark.page
@@ -300,6 +303,56 @@ def test_an_example_is_one_click_and_reloading_begins_anew(
     page.wait_for_selector("#ask")
     assert page.locator("#player video").count() == 0
     assert page.locator("#talk .user").count() == 0
+
+
+FIND_TEXT = "#find-text textarea, #find-text input"
+
+
+@pytest.mark.page
+def test_a_click_on_the_film_while_another_example_is_prepared(
+    address: str, open_page: Callable[..., "Page"]
+) -> None:
+    page = open_page(address)
+    page.locator("#examples button").nth(1).click()
+    page.locator("#examples button").last.click()  # it takes the place of the first one
+    page.locator("#clip-status strong", has_text="film-of-10-scenes").wait_for()
+    page.wait_for_function(f"document.querySelector('{FIND_TEXT}').value != ''")
+    film = page.locator("#examples button").last.inner_text()
+    assert page.input_value(FIND_TEXT) in film and page.is_visible("#find")
+    assert page.locator("#clip-column .avchat-stop:visible").count(), (
+        "it is filled in before all is prepared"
+    )
+    page.get_by_role("tab", name="Ask", exact=True).click()
+    for _ in range(2):  # a starter works more than once
+        page.fill(QUESTION, "")
+        page.locator("#starters label", has_text="What do you see?").click()
+        page.wait_for_function(f"document.querySelector('{QUESTION}').value != ''")
+    page.locator("#clip-column .avchat-stop:visible").wait_for(state="hidden")
+    assert "film-of-10-scenes" in page.inner_text("#clip-status")
+    assert page.input_value(QUESTION) == "What do you see?"
+
+
+@pytest.mark.page
+def test_one_question_is_taken_at_a_time_and_a_refused_one_leaves_the_talk(
+    address: str, open_page: Callable[..., "Page"], clip: Path
+) -> None:
+    page = open_page(address)
+    open_clip(page, clip)
+    ask(page, "What do you hear?")
+    page.fill(QUESTION, " ")
+    page.press(QUESTION, "Enter")
+    page.get_by_text("error: the question is empty").wait_for()
+    assert page.locator("#talk .user").count() == 1
+    mark(page, 0.25, 0.75)
+    page.locator("#ask-span:enabled").wait_for()
+    page.fill(QUESTION, "describe what you see and hear.")
+    page.click("#ask-span")  # asked at once
+    page.locator("#talk .user", has_text="(0:01 to 0:03)").wait_for()
+    page.locator("#talk .receipt:not(:text('Waiting'))").nth(1).wait_for(timeout=WAIT_MS)
+    page.locator("#ask:enabled, #ask button:enabled").wait_for()
+    page.click("#ask-span")  # nothing is typed: it waits for the question
+    page.wait_for_function("document.activeElement.closest('#question') !== null", timeout=WAIT_MS)
+    assert page.locator("#talk .user").count() == 2
 
 
 @pytest.mark.page

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.page, pytest.mark.timeout(400)]
 AXE = Axe()
+# What each tab shows last of all, by its id.
+DRAWN = {
+    "moments": "#find:visible",
+    "library": "#library-card :text('files,')",
+    "api": "#call-python .cm-line:has-text('Client')",
+}
 # What has the focus must show it: by its outline, or a text field by its edge.
 UNSEEN_FOCUS = """() => {
   const node = document.activeElement;
@@ -75,11 +81,13 @@ def stages(page: "Page") -> Iterator[str]:
     tabs = page.locator("#tabs > .tab-wrapper [role=tab]:visible")
     for number in range(1, tabs.count()):
         tabs.nth(number).click()
-        page.wait_for_timeout(300)  # a tab is drawn when it is first seen
+        place = tabs.nth(number).get_attribute("data-tab-id")
+        page.locator(DRAWN[place]).first.wait_for()  # a tab is drawn when it is first seen
         closed = page.locator("#tabs button.label-wrap:not(.open):visible")
         while closed.count():
-            closed.first.click()
-            page.wait_for_timeout(300)
+            label = closed.first.element_handle()
+            label.click()
+            page.wait_for_function("label => label.classList.contains('open')", arg=label)
         yield tabs.nth(number).inner_text()
     page.locator("#tabs [data-tab-id=moments]").click()
     page.fill("#find-text textarea, #find-text input", "a click")
