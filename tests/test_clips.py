@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -15,6 +16,7 @@ from avchat.ui.captions import captions
 from avchat.ui.clip_column import export_range, kept_values, open_steps, said_of, shown_clip
 from avchat.ui.clip_values import screen_value
 from avchat.ui.clips import Clip, Exchange, Options
+from avchat.ui.endpoints import Actions
 from avchat.ui.engine import Engine
 from avchat.ui.opening import open_clip
 from avchat.ui.progress import silent
@@ -95,6 +97,19 @@ def test_weighing_is_one_thing_at_a_time(app: App, opened: Callable, clip: Path)
     with visitor.doing(app.settings.per_person), pytest.raises(Refused, match="one thing"):
         weigh_alone(app, visitor, shown, 0)
     assert weigh_alone(app, visitor, shown, 0) is exchange.evidence
+
+
+def test_no_answer_is_taken_back_while_one_is_given(
+    app: App, opened: Callable, clip: Path, request: pytest.FixtureRequest
+) -> None:
+    _, shown = opened(clip)
+    who = SimpleNamespace(session_hash=request.node.name)
+    shown.exchanges += [Exchange("what do you see?", state="done"), Exchange("and?")]
+    shown.exchanges[1].state = "answering"
+    with pytest.raises(gr.Error, match="one thing at a time"):
+        Actions(app).rewind(who, 0)
+    shown.exchanges[1].state = "done"
+    assert Actions(app).rewind(who, 0) == 0
 
 
 def test_a_fault_does_not_tell_where_files_lie() -> None:

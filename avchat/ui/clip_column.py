@@ -31,7 +31,6 @@ FILE_TYPES = ["video", "audio", "image"]
 # What decodes and copies files runs beside what answers, two at a time.
 MEDIA: dict[str, Any] = {"concurrency_id": "media", "concurrency_limit": 2}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
-OPENING: dict[str, Any] = {**MEDIA, "trigger_mode": "multiple"}
 
 # Files to keep come up in one place, which may be out of sight of the button that made them.
 SHOW_EXPORTED = """() => {
@@ -133,7 +132,8 @@ def connect(
     """
     outputs = [*column.outputs, *more]
     # "multiple": what is given while another clip is prepared takes its place, and is not dropped
-    shared: dict[str, Any] = {**PRIVATE, "show_progress_on": column.status} | OPENING
+    often: dict[str, Any] = {**PRIVATE, "trigger_mode": "multiple"}
+    shared: dict[str, Any] = {**often, **MEDIA, "show_progress_on": column.status}
 
     def opened(
         visitor: Visitor, path: Path | str, question: str, progress: gr.Progress, sought: str = ""
@@ -184,7 +184,6 @@ def connect(
     if column.web is not None:
         address, go = column.web
         gr.on([address.submit, go.click], fetch, [address], given, **shared)
-    often = {**PRIVATE, "trigger_mode": "multiple"}
     shown = column.recent.input(again, [column.recent], outputs, **often)
     shown.then(complete, None, column.outputs, **shared)
     for pick, one in zip(column.picks, app.examples, strict=True):
