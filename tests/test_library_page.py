@@ -44,7 +44,9 @@ def test_a_newcomer_finds_an_example_and_plays_it(
     to_library(page)
     page.get_by_role("button", name="Filters").click()
     page.locator("#library-has-sound").wait_for()  # filters that are shown filter nothing yet
-    page.locator(".avchat-try").first.click()
+    example = page.locator(".avchat-try").first
+    assert example.inner_text().startswith("Try: a ")
+    example.click()
     first = page.locator("#library-results .av-go").first
     first.wait_for(timeout=WAIT_MS)
     assert "film-of-10-scenes" in first.inner_text()

@@ -86,7 +86,7 @@ def lay_out(app: App) -> LibraryTab:
         elem_classes="avchat-query",
     )  # fmt: skip
     tries = [
-        (gr.Button(f"Try: {one.sought}", size="sm", elem_classes="avchat-try"), one.sought)
+        (gr.Button(say("lib_try") + one.sought, size="sm", elem_classes="avchat-try"), one.sought)
         for one in app.examples
         if one.sought and app.settings.library is None
     ]
