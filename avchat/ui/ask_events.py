@@ -190,14 +190,13 @@ def failed(app: App) -> Callable[..., Any]:
         found, clip = waiting_in(visitor), visitor.clip
         if found is not None:
             clip, exchange = found
-        elif clip is not None:
-            exchange = clip.exchanges[-1] if clip.exchanges else None
-        else:
-            return [gr.skip(), gr.skip(), *buttons(visitor), gr.skip()]
-        if exchange is not None and exchange.receipt is None and not exchange.error:
-            exchange.state = "failed"
-            exchange.error = OUR_FAULT if found is None else CROWDED  # `ask` has not seen it
-        shown = messages(app, clip) if visitor.clip is clip else gr.skip()
+            exchange.state, exchange.error = "failed", CROWDED  # `ask` has not seen it
+        elif clip is not None and clip.exchanges and clip.under_way() is None:
+            last = clip.exchanges[-1]
+            if last.receipt is None and not last.error:
+                last.state, last.error = "failed", OUR_FAULT
+        in_view = clip is not None and visitor.clip is clip
+        shown = messages(app, clip) if in_view else gr.skip()
         return [shown, gr.skip(), *buttons(visitor), gr.skip()]
 
     return end
