@@ -381,6 +381,9 @@ def test_recent_clips_keep_their_talks(
     page.locator("#recent").get_by_label(clip.name).check()
     page.locator("#talk .bot", has_text=first.split("\n")[0]).wait_for()
     assert "sound: aac" in page.inner_text("#clip-status")
+    page.wait_for_timeout(500)  # what follows takes nothing of it away
+    assert "sound: aac" in page.inner_text("#clip-status")
+    assert page.locator("#player video").count() == 1
 
 
 def test_a_phone_shows_all_of_it(

@@ -165,6 +165,7 @@ def follow(app: App, tab: AskTab, column: ClipColumn, answered: Any, slow: dict[
         visitor = app.visitors.of(request)
         clip = visitor.clip
         exchange = clip.exchanges[-1] if clip is not None and clip.exchanges else None
+        yield gr.skip()  # a generator that yields nothing would empty the timeline
         if exchange is None or exchange.state != "done" or not shows_lanes(app, clip):
             return
         try:

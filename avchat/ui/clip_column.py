@@ -175,6 +175,7 @@ def connect(
 
     def complete(request: gr.Request, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
         visitor = app.visitors.of(request)
+        yield [gr.skip()] * len(column.outputs)  # yielding nothing would empty them
         if visitor.clip is not None:
             yield from missing_steps(visitor, visitor.clip, teller(progress))
 
