@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.page, pytest.mark.timeout(400)]
 AXE = Axe()
+# A button that is enabled again is pale for a moment.
+ASK_IS_WHOLE = """() => {
+  const ask = document.querySelector("#ask");
+  return !ask.disabled && getComputedStyle(ask).opacity === "1";
+}"""
 # What each tab shows last of all, by its id.
 DRAWN = {
     "moments": "#find:visible",
@@ -72,9 +77,11 @@ def stages(page: "Page") -> Iterator[str]:
     ask(page, page.input_value("#question textarea, #question input"))
     page.locator('#talk a[href^="#avchat-evidence-"]').first.click()
     page.wait_for_selector("#panel section.evidence")
+    page.wait_for_function(ASK_IS_WHOLE)
     yield "evidence"
     page.click("#compare")
     page.locator("#panel .columns > div").nth(2).wait_for(timeout=WAIT_MS)
+    page.wait_for_function(ASK_IS_WHOLE)
     page.locator("#settings > button").click()
     page.wait_for_selector("#temperature input")
     yield "comparison and settings"
