@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 import pytest
-from pages import QUESTION, WAIT_MS, ask, open_clip, upload
+from pages import CLICK_STOP_WHEN_IT_CAN_BE, QUESTION, WAIT_MS, ask, mark, open_clip, upload
 
 from avchat.world.casting import draw_scene
 from avchat.world.clip_file import write_clip
@@ -130,17 +130,6 @@ def test_seek_by_click_and_by_keyboard(
     page.wait_for_function("document.querySelector('#player video').currentTime > 0.05")
     page.keyboard.press("End")
     at_time(page, 4.0, 0.3)
-
-
-def mark(page: "Page", start: float, end: float) -> None:
-    """Mark a range on the timeline by the mouse, in parts of its width."""
-    box = page.locator("#timeline [role=slider]").bounding_box()
-    assert box is not None
-    y = box["y"] + box["height"] / 2
-    page.mouse.move(box["x"] + box["width"] * start, y)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * end, y, steps=5)
-    page.mouse.up()
 
 
 @pytest.mark.page
@@ -267,14 +256,6 @@ def test_a_film_that_no_browser_plays_is_played_and_asked_about(
     assert "Saw 8 frames" in ask(page, "what do you see?")
 
 
-CLICK_STOP_WHEN_IT_CAN_BE = """() => {
-    const timer = setInterval(() => {
-        const stop = document.querySelector("#stop");
-        if (!stop.disabled) { stop.click(); clearInterval(timer); }
-    }, 1);
-}"""
-
-
 @pytest.mark.page
 def test_stop_stops_the_model(address: str, open_page: Callable[..., "Page"], clip: Path) -> None:
     page = open_page(address)
@@ -303,56 +284,6 @@ def test_an_example_is_one_click_and_reloading_begins_anew(
     page.wait_for_selector("#ask")
     assert page.locator("#player video").count() == 0
     assert page.locator("#talk .user").count() == 0
-
-
-FIND_TEXT = "#find-text textarea, #find-text input"
-
-
-@pytest.mark.page
-def test_a_click_on_the_film_while_another_example_is_prepared(
-    address: str, open_page: Callable[..., "Page"]
-) -> None:
-    page = open_page(address)
-    page.locator("#examples button").nth(1).click()
-    page.locator("#examples button").last.click()  # it takes the place of the first one
-    page.locator("#clip-status strong", has_text="film-of-10-scenes").wait_for()
-    page.wait_for_function(f"document.querySelector('{FIND_TEXT}').value != ''")
-    film = page.locator("#examples button").last.inner_text()
-    assert page.input_value(FIND_TEXT) in film and page.is_visible("#find")
-    assert page.locator("#clip-column .avchat-stop:visible").count(), (
-        "it is filled in before all is prepared"
-    )
-    page.get_by_role("tab", name="Ask", exact=True).click()
-    for _ in range(2):  # a starter works more than once
-        page.fill(QUESTION, "")
-        page.locator("#starters label", has_text="What do you see?").click()
-        page.wait_for_function(f"document.querySelector('{QUESTION}').value != ''")
-    page.locator("#clip-column .avchat-stop:visible").wait_for(state="hidden")
-    assert "film-of-10-scenes" in page.inner_text("#clip-status")
-    assert page.input_value(QUESTION) == "What do you see?"
-
-
-@pytest.mark.page
-def test_one_question_is_taken_at_a_time_and_a_refused_one_leaves_the_talk(
-    address: str, open_page: Callable[..., "Page"], clip: Path
-) -> None:
-    page = open_page(address)
-    open_clip(page, clip)
-    ask(page, "What do you hear?")
-    page.fill(QUESTION, " ")
-    page.press(QUESTION, "Enter")
-    page.get_by_text("error: the question is empty").wait_for()
-    assert page.locator("#talk .user").count() == 1
-    mark(page, 0.25, 0.75)
-    page.locator("#ask-span:enabled").wait_for()
-    page.fill(QUESTION, "describe what you see and hear.")
-    page.click("#ask-span")  # asked at once
-    page.locator("#talk .user", has_text="(0:01 to 0:03)").wait_for()
-    page.locator("#talk .receipt:not(:text('Waiting'))").nth(1).wait_for(timeout=WAIT_MS)
-    page.locator("#ask:enabled, #ask button:enabled").wait_for()
-    page.click("#ask-span")  # nothing is typed: it waits for the question
-    page.wait_for_function("document.activeElement.closest('#question') !== null", timeout=WAIT_MS)
-    assert page.locator("#talk .user").count() == 2
 
 
 @pytest.mark.page
