@@ -124,6 +124,8 @@ class Survey:
             raise MediaError(f"{self.path.name}: its timeline {error}") from error
         if "error" in reply:
             raise MediaError(reply["error"])
+        if self.progress is not None and share[1] > share[0]:
+            self.progress(share[1], 1.0)  # the process may have said it too soon after the last
         return reply, arrays
 
 

@@ -68,7 +68,7 @@ def cut(
         try:
             done = cut_to(path, info, (start, end), unfinished, exact)
         except (av.FFmpegError, ValueError) as error:
-            raise ExportError(f"{out}: cannot be written: {error}") from error
+            raise ExportError(f"{out}: cannot be written: {reason(error)}") from error
     return Cut(str(out), *done)
 
 
@@ -121,8 +121,14 @@ def serve(request: dict) -> isolation.Reply:
     except ExportError as error:
         return {"export_error": str(error)}, []
     except (av.FFmpegError, ValueError) as error:
-        return {"export_error": f"{request['name']}: cannot be written: {error}"}, []
+        return {"export_error": f"{request['name']}: cannot be written: {reason(error)}"}, []
     return {"done": done}, []
+
+
+def reason(error: av.FFmpegError | ValueError) -> str:
+    """Say why a file cannot be written; libav's own line names an unfinished file."""
+    said = error.strerror if isinstance(error, av.FFmpegError) else None
+    return said or str(error)
 
 
 def check_part(path: Path, info: MediaInfo, start: float, end: float) -> float:

@@ -84,11 +84,14 @@ class LongConversation:
         for first in range(0, len(cut), TOGETHER):
             some = cut[first : first + TOGETHER]
             media = self._decode(some, head.frames, head.size)
+            half = first + len(some) // 2  # of the work is done when they are decoded
+            for k in range(first, half) if progress else ():
+                progress(k + 1, len(cut))
             kept = [(w, m) for w, m in zip(some, media, strict=True) if isinstance(m, Media)]
             faults += [m for m in media if isinstance(m, MediaError)]
             self.windows += [window for window, _ in kept]
             self.vectors += head.clips([m for _, m in kept]) if kept else []
-            for k in range(first, first + len(some)) if progress else ():
+            for k in range(half, first + len(some)) if progress else ():
                 progress(k + 1, len(cut))
         if not self.windows:
             raise faults[0]

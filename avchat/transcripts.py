@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import torch
@@ -103,14 +104,23 @@ class Transcriber:
         self.whisper.eval()
         return self
 
-    def file_lines(self, path: str | Path, end_s: float, *, isolate: bool = False) -> list[Line]:
+    def file_lines(
+        self,
+        path: str | Path,
+        end_s: float,
+        *,
+        isolate: bool = False,
+        stop: Event | None = None,
+    ) -> list[Line]:
         """Write down what is said in a file up to `end_s`, in pieces, so that memory stays flat.
 
         A line that the end of a piece may have cut is heard again, whole, with the next piece.
-        What of the sound cannot be decoded is left out.
+        What of the sound cannot be decoded is left out, and so is what follows once `stop` is set.
         """
 
         def hear(start: float, end: float) -> list[Line]:
+            if stop is not None and stop.is_set():
+                return []
             try:
                 media = load_media(path, frames=0, start=start, end=end, isolate=isolate)
             except MediaError:

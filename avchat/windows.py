@@ -16,6 +16,7 @@ from avchat.media import MediaError, MediaInfo, load_media
 
 TAIL_S = 1.0  # what is left at the end and shorter than this belongs to the window before
 STRETCH_S = 60.0  # decoded at a time while shots are looked for: 240 frames of 768 bytes
+EXACT_STRETCH_S = 10.0  # where every frame is decoded: it takes long, and how far it is is told
 SHOT_FPS = 4.0  # looked at first; the exact frame is then found among the few between two of these
 SHOT_SIZE = 16  # pixels: a cell is an average, which motion inside it does not change
 MIN_SHOT_S = 1.0
@@ -114,8 +115,9 @@ def find_cuts(
     cuts: list[tuple[float, float]] = []
     frames, times = np.zeros((0, SHOT_SIZE, SHOT_SIZE, 3), np.uint8), np.zeros(0)
     at, judged = 0.0, 0
+    stretch_s = STRETCH_S if keyframes else min(STRETCH_S, EXACT_STRETCH_S)
     while at < end_s:
-        until = min(at + STRETCH_S, end_s)
+        until = min(at + stretch_s, end_s)
         look = {"fps": SHOT_FPS, "start": at, "end": until, "keyframes": keyframes}
         seen, shown = small_frames(path, look, isolate)
         frames, times = np.concatenate([frames, seen]), np.concatenate([times, shown])

@@ -30,6 +30,16 @@ ROOT = Path(__file__).resolve().parent.parent
 START_S = 120
 WAIT_MS = int(os.environ.get("AVCHAT_TEST_WAIT_MS", "90000"))
 QUESTION = "#question textarea, #question input"
+CLICK_STOP_WHEN_IT_CAN_BE = """() => {
+    window.stopWasClicked = false;
+    const timer = setInterval(() => {
+        const stop = document.querySelector("#stop");
+        if (stop.disabled) return;
+        clearInterval(timer);
+        stop.click();
+        window.stopWasClicked = true;
+    }, 1);
+}"""
 
 
 @contextmanager
@@ -93,6 +103,17 @@ def ask(page: "Page", question: str) -> str:
     page.locator("#talk .receipt:not(:text('Waiting'))").nth(answered).wait_for(timeout=WAIT_MS)
     page.locator("#ask button:enabled, #ask:enabled").wait_for()
     return page.locator("#talk .bot").last.inner_text()
+
+
+def mark(page: "Page", start: float, end: float) -> None:
+    """Mark a range on the timeline by the mouse, in parts of its width."""
+    box = page.locator("#timeline [role=slider]").bounding_box()
+    assert box is not None
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * start, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * end, y, steps=5)
+    page.mouse.up()
 
 
 def png(width: int, height: int, rows: bytes) -> bytes:

@@ -14,9 +14,19 @@ from avchat.media import MediaError, probe
 from avchat.ui import chat_log
 from avchat.ui.app import App
 from avchat.ui.ask_tab import starter_questions
-from avchat.ui.asking import agreed, ask, compare, lanes, rewind, shows_lanes, times_in, weigh
+from avchat.ui.asking import (
+    agreed,
+    ask,
+    compare,
+    lanes,
+    rewind,
+    shows_lanes,
+    times_in,
+    weigh,
+)
 from avchat.ui.captions import captions
-from avchat.ui.clip_column import card, export_range
+from avchat.ui.clip_column import export_range
+from avchat.ui.clip_values import card
 from avchat.ui.clips import Clip, Exchange, Options, clock
 from avchat.ui.engine import Engine
 from avchat.ui.opening import open_clip, survey
@@ -116,15 +126,18 @@ def test_one_thing_at_a_time_for_each_person(app: App, opened: Callable, clip: P
     assert running.state == "done"
 
 
-def test_a_question_that_is_pressed_twice_is_asked_once(
+def test_one_question_at_a_time_is_taken_and_answered_once(
     app: App, opened: Callable, clip: Path
 ) -> None:
     _, shown = opened(clip)
     first = Exchange("what do you see?")
     assert shown.add(first) and not shown.add(Exchange("what do you see?"))
+    assert not shown.add(Exchange("what do you hear?"))  # nobody would ever answer the first one
     assert shown.under_way() is first and len(shown.exchanges) == 1
-    assert shown.add(Exchange("what do you hear?"))  # another one waits behind it
-    shown.exchanges[-1].state = first.state = "done"
+    assert shown.take() is first and shown.take() is None
+    shown.exchanges.append(Exchange("refused", state="failed"))
+    assert shown.under_way() is first
+    first.state = "done"
     assert shown.under_way() is None and shown.add(Exchange("what do you hear?"))
 
 

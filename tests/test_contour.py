@@ -56,6 +56,7 @@ def test_shots_and_sound_of_scenes(tmp_path: Path) -> None:
     assert (levels[:29] > 0.9).all() and (levels[32:52] == 0).all() and (levels[54:82] > 0.9).all()
     done = [one for one, _ in told]
     assert done == sorted(done) and done[-1] == 1 and {total for _, total in told} == {1}
+    assert rooms.SOUND_SHARE in done, "the end of the sound is told, however soon it came"
     here = contour_of(path, bins=83, isolate=False)
     assert here.cuts_s == found.cuts_s and np.array_equal(here.loudness, levels)
 

@@ -102,6 +102,13 @@ def test_what_is_made_of_a_clip(client: Client, clip: Path) -> None:
     scores = client.predict("a red circle", api_name="/relevance")
     assert len(scores["times_s"]) == len(scores["sound"]) == len(scores["picture"]) > 0
     assert client.predict(api_name="/captions").startswith("WEBVTT")
+    for start, end in ((None, 2), (1, None), (None, None)):
+        with pytest.raises(AppError, match="a range needs its start and its end"):
+            client.predict(start, end, api_name="/export_range")
+        with pytest.raises(AppError, match="a range needs its start and its end"):
+            client.predict("id", start, end, api_name="/library_cut")
+    with pytest.raises(AppError, match="say where the part starts"):
+        client.predict("id", None, "both", 3, api_name="/library_like")
     cut = Path(client.predict(1, 2, api_name="/export_range"))
     assert cut.read_bytes()[4:8] == b"ftyp"
 

@@ -4,7 +4,7 @@ import csv
 import json
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
@@ -77,6 +77,19 @@ def film(app: App, arrive: Callable, tmp_path_factory: pytest.TempPathFactory) -
     visitor, clip = arrive(folder / "film.mp4")
     texts = [caption.text for _, caption in gallery]
     return Film(app, visitor, clip, texts, folder / "part.mp4")
+
+
+def test_a_search_ends_when_another_clip_is_shown(film: Film, arrive: Callable) -> None:
+    visitor, clip = arrive(film.clip.path)
+    steps = find(film.app, visitor, clip, Wish(text=film.texts[SOUGHT]))
+    next(steps)
+    other = replace(clip, id="another")
+    visitor.show(other)
+    *_, last = steps
+    assert last.over and not last.complete and not visitor.passing
+    visitor.show(clip)
+    *_, last = find(film.app, visitor, clip, Wish(text=film.texts[SOUGHT]))
+    assert last.complete and is_there(last)
 
 
 def is_there(search: Search) -> bool:

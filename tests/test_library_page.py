@@ -44,11 +44,18 @@ def test_a_newcomer_finds_an_example_and_plays_it(
     to_library(page)
     page.get_by_role("button", name="Filters").click()
     page.locator("#library-has-sound").wait_for()  # filters that are shown filter nothing yet
-    page.locator(".avchat-try").first.click()
+    example = page.locator(".avchat-try").first
+    assert example.inner_text().startswith("Try: a ")
+    example.click()
     first = page.locator("#library-results .av-go").first
     first.wait_for(timeout=WAIT_MS)
     assert "film-of-10-scenes" in first.inner_text()
     assert first.locator("img").get_attribute("alt")
+    page.locator("#title").click()
+    page.keyboard.press("n")  # it goes to the result, and opens no clip
+    assert page.evaluate("document.activeElement.className") == "av-go"
+    page.wait_for_timeout(300)
+    assert page.locator("#clip-status strong").count() == 0
     first.press("Enter")
     page.wait_for_selector("#player video")
     page.wait_for_function("window.avchatPlayer.time() > 20")  # the span is far from the start
@@ -76,7 +83,7 @@ def test_a_file_is_added_found_asked_about_and_removed(
     page.wait_for_selector("#player video")
     page.fill("#question textarea, #question input", "what do you hear?")
     page.click("#ask")
-    page.locator("#talk .receipt").wait_for(timeout=WAIT_MS)
+    page.locator("#talk .receipt:not(:text('Waiting'))").wait_for(timeout=WAIT_MS)
     to_library(page)
     page.locator("#library-files").get_by_label("my own clip.mp4").check()
     page.click("#library-remove")

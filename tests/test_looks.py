@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.page, pytest.mark.timeout(400)]
 AXE = Axe()
+# A button that is enabled again is pale for a moment.
+ASK_IS_WHOLE = """() => {
+  const ask = document.querySelector("#ask");
+  return !ask.disabled && getComputedStyle(ask).opacity === "1";
+}"""
+# What each tab shows last of all, by its id.
+DRAWN = {
+    "moments": "#find:visible",
+    "library": "#library-card :text('files,')",
+    "api": "#call-python .cm-line:has-text('Client')",
+}
 # What has the focus must show it: by its outline, or a text field by its edge.
 UNSEEN_FOCUS = """() => {
   const node = document.activeElement;
@@ -66,20 +77,24 @@ def stages(page: "Page") -> Iterator[str]:
     ask(page, page.input_value("#question textarea, #question input"))
     page.locator('#talk a[href^="#avchat-evidence-"]').first.click()
     page.wait_for_selector("#panel section.evidence")
+    page.wait_for_function(ASK_IS_WHOLE)
     yield "evidence"
     page.click("#compare")
     page.locator("#panel .columns > div").nth(2).wait_for(timeout=WAIT_MS)
+    page.wait_for_function(ASK_IS_WHOLE)
     page.locator("#settings > button").click()
     page.wait_for_selector("#temperature input")
     yield "comparison and settings"
     tabs = page.locator("#tabs > .tab-wrapper [role=tab]:visible")
     for number in range(1, tabs.count()):
         tabs.nth(number).click()
-        page.wait_for_timeout(300)  # a tab is drawn when it is first seen
+        place = tabs.nth(number).get_attribute("data-tab-id")
+        page.locator(DRAWN[place]).first.wait_for()  # a tab is drawn when it is first seen
         closed = page.locator("#tabs button.label-wrap:not(.open):visible")
         while closed.count():
-            closed.first.click()
-            page.wait_for_timeout(300)
+            label = closed.first.element_handle()
+            label.click()
+            page.wait_for_function("label => label.classList.contains('open')", arg=label)
         yield tabs.nth(number).inner_text()
     page.locator("#tabs [data-tab-id=moments]").click()
     page.fill("#find-text textarea, #find-text input", "a click")

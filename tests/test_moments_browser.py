@@ -72,12 +72,14 @@ def test_by_text_with_keys_and_exports(page: "Page", film: tuple) -> None:
     assert 15 < seconds(page) < 17.5  # it was played once, to its end
     page.locator("#moments input").first.check()
     page.click("#save-csv")
-    page.locator("#moments-file").get_by_text(".csv").first.wait_for()
+    page.locator("#exported").get_by_text(".csv").first.wait_for()
+    page.locator("#find:enabled").wait_for()
     page.get_by_text("Scores as a table").click()
     page.locator("#scores td").nth(20).wait_for()
     page.locator("#moments").get_by_text("Ask about it").first.click()
     page.locator("#part").get_by_text("About 0:1").wait_for()
     assert page.locator("#ask").is_visible()
+    page.wait_for_function("document.activeElement.closest('#question') !== null")
 
 
 def test_by_a_sound_and_by_the_picture_in_view(page: "Page", film: tuple) -> None:

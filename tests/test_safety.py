@@ -268,9 +268,8 @@ def test_a_closed_tab_leaves_nothing(
     [visitor] = app.visitors.all.values()
     [kept] = files() - before - set(visitor.folder.rglob("*"))
     [talk] = map(weakref.ref, visitor.in_view().talks.values())
-    assert (
-        kept.name == "closed.mp4" and (visitor.folder / visitor.in_view().id / "talk.md").is_file()
-    )
+    saved = visitor.folder / visitor.in_view().id / "closed_talk.md"
+    assert kept.name == "closed.mp4" and saved.is_file()
     context.close()
     wait_until(lambda: not app.visitors.all)
     wait_until(lambda: not visitor.folder.exists())

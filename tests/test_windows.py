@@ -101,6 +101,13 @@ def test_stretches_change_no_shot(tmp_path: Path, monkeypatch) -> None:
     assert cut_windows(path, probe(path), shots=True) == whole
 
 
+def test_how_far_it_is_told_often_where_every_frame_is_decoded(tmp_path: Path) -> None:
+    path = write_joined(tmp_path / "a.mp4", [(12.0, "red", None), (12.0, "green", None)])
+    told: list[float] = []
+    assert windows.find_cuts(path, 24.0, False, False, told.append) == pytest.approx([12.0])
+    assert told == [10.0, 20.0, 24.0]
+
+
 def test_a_flash_is_no_shot_and_a_pan_is_none(tmp_path: Path) -> None:
     flash = [(4.0, "red", None), (0.4, "green", None), (4.0, "red", None)]
     path = write_joined(tmp_path / "a.mp4", flash)

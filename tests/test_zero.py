@@ -23,11 +23,13 @@ from avchat.app_settings import Settings
 from avchat.media import load_media
 from avchat.projectors import PooledFeatures
 from avchat.ui import zero
+from avchat.ui.app import App
+from avchat.ui.captions import heard
 from avchat.ui.clips import Clip, Options
 from avchat.ui.engine import Engine
 from avchat.ui.opening import open_clip
 from avchat.ui.progress import silent
-from avchat.ui.visitors import Refused, Visitor
+from avchat.ui.visitors import Refused, Visitor, Visitors
 
 
 def in_a_fork(work: Callable, calls: Counter) -> Callable:
@@ -95,7 +97,7 @@ def opened(tmp_path: Path) -> Callable[[Path], Clip]:
 def asked(engine: Engine, clip: Clip, question: str, sense: str = "both", **more: Any) -> Any:
     """Ask a question; return the answer and what it rests on."""
     options = Options(**more)
-    talk = engine.talk(clip, options, silent)
+    talk = engine.talk(clip, options, silent, Event())
     answer = "".join(engine.pieces(talk, question, sense, options, Event()))
     receipt = talk.receipt
     return answer, receipt.seen, receipt.heard, receipt.tokens, receipt.warnings
@@ -134,7 +136,7 @@ def test_evidence_is_the_same(
 def test_a_stop_ends_the_answer_and_keeps_what_was_said(
     there: Engine, calls: Counter, clip: Path, opened: Callable[[Path], Clip]
 ) -> None:
-    talk, stop = there.talk(opened(clip), Options(), silent), Event()
+    talk, stop = there.talk(opened(clip), Options(), silent, Event()), Event()
     pieces = there.pieces(talk, "Describe everything.", "both", Options(), stop)
     begun = next(pieces)
     stop.set()
@@ -157,6 +159,18 @@ def test_a_long_file_is_looked_through_and_asked_about(
         assert asked(there, theirs, question) == asked(here, ours, question)
     talks = [one.talks[Options().view] for one in (ours, theirs)]
     assert [x.start for x in talks[0].excerpts] == [x.start for x in talks[1].excerpts]
+
+
+def test_captions_of_sounds_are_the_models(
+    here: Engine, there: Engine, calls: Counter, clip: Path, opened: Callable[[Path], Clip]
+) -> None:
+    said = []
+    for engine in (here, there):
+        app = App(Settings(), engine, Visitors(Settings()), [], clip.parent)
+        said.append(list(heard(app, opened(clip), silent, Event())))
+        app.visitors.close()
+    assert said[0] == said[1] != []
+    assert calls["encode"] == calls["say"] == 1, "nothing is computed in the process without a GPU"
 
 
 def test_lookup_gives_the_same_vectors(

@@ -7,67 +7,95 @@ import gradio as gr
 
 from avchat.ui.app import App
 from avchat.ui.ask_tab import DEFAULTS, AskTab, messages, options_of, part_values, transcript_of
-from avchat.ui.asking import FAULTS, agreed, ask, compare, lanes, rewind, shows_lanes, weigh
+from avchat.ui.asking import (
+    FAULTS,
+    agreed,
+    ask,
+    compare,
+    lanes,
+    rewind,
+    settled,
+    shows_lanes,
+    weigh_alone,
+)
 from avchat.ui.captions import captions
 from avchat.ui.chat_log import alert, as_json, as_markdown, comparison_panel, evidence_panel
 from avchat.ui.clip_column import (
-    MEDIA,
     PRIVATE,
     ClipColumn,
     in_words,
-    line_value,
-    screen_value,
+    kept_values,
     span_of,
 )
+from avchat.ui.clip_values import line_value, screen_value
 from avchat.ui.clips import Clip, Exchange
 from avchat.ui.progress import BAR, teller
 from avchat.ui.visitors import Refused, Visitor
 
+BUSY = "one question at a time: ask this one when the answer is there, or stop it"
 MODEL: dict[str, Any] = {"concurrency_id": "model"}
 CROWDED = "too many people are asking at the moment: ask again a little later"
 OUR_FAULT = "something went wrong here that is not your fault: ask again, or open the clip again"
 QUICK: dict[str, Any] = {**PRIVATE, "queue": False, "show_progress": "hidden"}
+# The tab with the question may have come up just now.
+FOCUS = """() => {
+  const selector = "#question textarea, #question input";
+  setTimeout(() => document.querySelector(selector)?.focus(), 100);
+}"""
 
 
-def connect(app: App, tab: AskTab, column: ClipColumn) -> None:
+def connect(app: App, tab: AskTab, column: ClipColumn, tabs: gr.Tabs) -> None:
     """Connect everything on the tab."""
     slow: dict[str, Any] = {**PRIVATE, **MODEL, "concurrency_limit": app.settings.at_once}
     outputs = [tab.talk, tab.question, tab.ask, tab.stop, column.timeline]
     answer = answer_of(app)
-    for event in (*asked(app, tab, outputs), *changed(app, tab, outputs)):
+    for event in (*asked(app, tab, column, tabs, outputs), *changed(app, tab, outputs)):
         # "multiple": what still draws after an answer must not swallow the next question
         shown = {"show_progress_on": column.status, "trigger_mode": "multiple"}
         answered = event.then(answer, None, outputs, **shown, **slow)
         answered.failure(failed(app), None, outputs, **QUICK)
         follow(app, tab, column, answered, slow)
-    tab.starters.input(lambda question: question, [tab.starters], [tab.question], **QUICK)
+    tab.starters.input(started, [tab.starters], [tab.question, tab.starters], **QUICK)
     tab.reset.click(lambda: list(DEFAULTS), None, tab.settings, **QUICK)
     connect_part(tab, column)
     connect_panel(app, tab, column, slow)
     connect_exports(app, tab, column)
 
 
-def asked(app: App, tab: AskTab, outputs: list[Any]) -> list[Any]:
+def started(question: str) -> list[Any]:
+    """Fill a starter in; it is unchecked again, or it would work only once."""
+    return [question, gr.Radio(value=None)]
+
+
+def asked(
+    app: App, tab: AskTab, column: ClipColumn, tabs: gr.Tabs, outputs: list[Any]
+) -> list[Any]:
     """Show a question at once, when it is asked; its answer waits for its turn. Stop it."""
 
     def begin(
         request: gr.Request, question: str, sense: str, part: Any, *settings: Any
     ) -> list[Any]:
+        visitor = app.visitors.of(request)
         try:
-            visitor = app.visitors.of(request)
             if visitor.unseen:  # else the question would be about the clip that is about to go
                 raise Refused("a clip is being opened: ask when it is shown")
             clip = visitor.in_view()
-        except Refused as error:
-            said = [{"role": "assistant", "content": alert(str(error))}]
-            return [said, question, *busy(False), gr.skip()]
-        if not question.strip():
-            said = {"role": "assistant", "content": alert("the question is empty")}
-            return [[*messages(app, clip), said], question, *busy(False), gr.skip()]
-        exchange = Exchange(question, sense, options_of(part, list(settings)))
-        if not clip.add(exchange):  # two events of one press: Enter, and the button under it
-            return [gr.skip(), "", *busy(True), gr.skip()]
-        return [messages(app, clip), "", *busy(True), gr.skip()]
+            if not question.strip():
+                raise Refused("the question is empty")
+        except Refused as error:  # the talk stays, and what is typed
+            talk = [] if visitor.clip is None else messages(app, visitor.clip)
+            said = {"role": "assistant", "content": alert(str(error))}
+            return [[*talk, said], *[gr.skip()] * 4]
+        return taken(app, clip, Exchange(question, sense, options_of(part, list(settings))))
+
+    def ask_range(
+        request: gr.Request, question: str, sense: str, span: Any, *settings: Any
+    ) -> list[Any]:
+        """Ask what is typed about the marked range; where nothing is, the tab waits for it."""
+        shown = [*part_values(span), gr.Tabs(selected="ask")]
+        if span is None or not question.strip():
+            return [*[gr.skip()] * 5, *shown]
+        return [*begin(request, question, sense, span, *settings), *shown]
 
     def stop(request: gr.Request) -> None:
         visitor = app.visitors.of(request)
@@ -78,7 +106,23 @@ def asked(app: App, tab: AskTab, outputs: list[Any]) -> list[Any]:
 
     tab.stop.click(stop, None, None, **QUICK)
     given = [tab.question, tab.sense, tab.part_of, *tab.settings]
-    return [gr.on([tab.ask.click, tab.question.submit], begin, given, outputs, **QUICK)]
+    ranged = [tab.question, tab.sense, column.span, *tab.settings]
+    more = [*outputs, tab.part_of, tab.part, tabs]
+    of_range = column.ask_span.click(ask_range, ranged, more, **QUICK)
+    of_range.then(None, None, None, js=FOCUS, **PRIVATE)
+    return [gr.on([tab.ask.click, tab.question.submit], begin, given, outputs, **QUICK), of_range]
+
+
+def taken(app: App, clip: Clip, exchange: Exchange) -> list[Any]:
+    """Give the values of the tab when a question is asked; one at a time is taken."""
+    if clip.add(exchange):
+        return [messages(app, clip), "", *busy(True), gr.skip()]
+    before = clip.under_way()
+    if before is not None and before.question == exchange.question:
+        # two events of one press: Enter, and the button under it
+        return [gr.skip(), "", gr.skip(), gr.skip(), gr.skip()]
+    clip.note = BUSY  # what is typed stays
+    return [messages(app, clip), gr.skip(), *busy(True), gr.skip()]
 
 
 def answer_of(app: App) -> Callable[..., Any]:
@@ -86,26 +130,29 @@ def answer_of(app: App) -> Callable[..., Any]:
 
     def answer(request: gr.Request, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
         visitor = app.visitors.of(request)
-        clip = waiting_in(visitor)
-        if clip is None:
-            under_way = any(c.under_way() for c in visitor.clips.values())
-            yield [gr.skip(), gr.skip(), *busy(under_way), gr.skip()]
+        found = waiting_in(visitor)
+        if found is None:
+            yield [gr.skip(), gr.skip(), *buttons(visitor), gr.skip()]
             return
-        for _ in ask(app, visitor, clip, clip.exchanges[-1], teller(progress)):
+        clip, exchange = found
+        for _ in ask(app, visitor, clip, exchange, teller(progress)):
             shown = messages(app, clip) if visitor.clip is clip else gr.skip()
             yield [shown, gr.skip(), *busy(True), gr.skip()]
         done = [gr.skip(), gr.skip()]
         if visitor.clip is clip:
             done = [messages(app, clip), line_value(clip)]
-        yield [done[0], gr.skip(), *busy(False), done[1]]
+        yield [done[0], gr.skip(), *buttons(visitor), done[1]]
 
     return answer
 
 
-def waiting_in(visitor: Visitor) -> Clip | None:
-    """Find the clip whose last question waits for its answer: the person may look at another."""
-    clips = list(visitor.clips.values())
-    return next((c for c in clips if c.exchanges and c.exchanges[-1].state == "waiting"), None)
+def waiting_in(visitor: Visitor) -> tuple[Clip, Exchange] | None:
+    """Take the question that waits for its answer; it may be about a clip out of view by now."""
+    for clip in list(visitor.clips.values()):
+        exchange = clip.take()
+        if exchange is not None:
+            return clip, exchange
+    return None
 
 
 def follow(app: App, tab: AskTab, column: ClipColumn, answered: Any, slow: dict[str, Any]) -> None:
@@ -118,6 +165,7 @@ def follow(app: App, tab: AskTab, column: ClipColumn, answered: Any, slow: dict[
         visitor = app.visitors.of(request)
         clip = visitor.clip
         exchange = clip.exchanges[-1] if clip is not None and clip.exchanges else None
+        yield gr.skip()  # a generator that yields nothing would empty the timeline
         if exchange is None or exchange.state != "done" or not shows_lanes(app, clip):
             return
         try:
@@ -140,15 +188,17 @@ def failed(app: App) -> Callable[..., Any]:
 
     def end(request: gr.Request) -> list[Any]:
         visitor = app.visitors.of(request)
-        clip = waiting_in(visitor) or visitor.clip
-        if clip is None:
-            return [gr.skip(), gr.skip(), *busy(False), gr.skip()]
-        exchange = clip.exchanges[-1] if clip.exchanges else None
-        if exchange is not None and exchange.receipt is None and not exchange.error:
-            waits = exchange.state == "waiting"  # `ask` has not seen it
-            exchange.state, exchange.error = "failed", CROWDED if waits else OUR_FAULT
-        shown = messages(app, clip) if visitor.clip is clip else gr.skip()
-        return [shown, gr.skip(), *busy(False), gr.skip()]
+        found, clip = waiting_in(visitor), visitor.clip
+        if found is not None:
+            clip, exchange = found
+            exchange.state, exchange.error = "failed", CROWDED  # `ask` has not seen it
+        elif clip is not None and clip.exchanges and clip.under_way() is None:
+            last = clip.exchanges[-1]
+            if last.receipt is None and not last.error:
+                last.state, last.error = "failed", OUR_FAULT
+        in_view = clip is not None and visitor.clip is clip
+        shown = messages(app, clip) if in_view else gr.skip()
+        return [shown, gr.skip(), *buttons(visitor), gr.skip()]
 
     return end
 
@@ -161,8 +211,9 @@ def changed(app: App, tab: AskTab, outputs: list[Any]) -> list[Any]:
             clip = settled(app.visitors.of(request))
         old = clip.exchanges[number]
         rewind(app, clip, number)
-        clip.exchanges.append(Exchange(question or old.question, old.sense, old.options))
-        return [messages(app, clip), gr.skip(), *busy(True), gr.skip()]
+        exchange = Exchange(question or old.question, old.sense, old.options)
+        talk, _, *others = taken(app, clip, exchange)
+        return [talk, gr.skip(), *others]  # what is typed stays
 
     def retry(request: gr.Request, event: gr.RetryData) -> list[Any]:
         return again(request, event.index // 2)
@@ -171,11 +222,12 @@ def changed(app: App, tab: AskTab, outputs: list[Any]) -> list[Any]:
         return again(request, event.index // 2, str(event.value).strip())
 
     def undo(request: gr.Request, event: gr.UndoData) -> list[Any]:
+        visitor = app.visitors.of(request)
         with in_words():
-            clip = settled(app.visitors.of(request))
+            clip = settled(visitor)
         old = clip.exchanges[event.index // 2].question
         rewind(app, clip, event.index // 2)
-        return [messages(app, clip), old, *busy(False), line_value(clip)]
+        return [messages(app, clip), old, *buttons(visitor), line_value(clip)]
 
     tab.talk.undo(undo, None, outputs, **QUICK)
     return [
@@ -184,35 +236,32 @@ def changed(app: App, tab: AskTab, outputs: list[Any]) -> list[Any]:
     ]
 
 
-def settled(visitor: Visitor) -> Clip:
-    """Return the clip in view; Refused while something is being answered about it."""
-    clip = visitor.in_view()
-    if any(one.state in ("waiting", "answering") for one in clip.exchanges):
-        raise Refused("one thing at a time: wait for the answer, or stop it")
-    return clip
-
-
 def connect_part(tab: AskTab, column: ClipColumn) -> None:
-    """Ask about the range that is marked on the timeline: it is followed until it is cleared."""
+    """Follow the range that is marked on the timeline; a question about one follows it, too."""
 
     def marked(part: Any, event: gr.EventData) -> list[Any]:
-        if part is None:  # nobody asks about a range
-            return [gr.skip(), gr.skip()]
-        return part_values(span_of(event))
+        span = span_of(event)
+        enabled = [gr.update(interactive=span is not None)] * 2
+        asked = [gr.skip()] * 2 if part is None else part_values(span)
+        return [span, *enabled, *asked]
 
-    outputs = [tab.part_of, tab.part]
-    column.ask_span.click(part_values, [column.span], outputs, **QUICK)
-    column.timeline.select(marked, [tab.part_of], outputs, **QUICK)
+    outputs = [column.span, column.ask_span, column.export_span, tab.part_of, tab.part]
+    # "multiple": of two marks in a row the last one counts
+    column.timeline.select(marked, [tab.part_of], outputs, trigger_mode="multiple", **QUICK)
 
 
 def connect_panel(app: App, tab: AskTab, column: ClipColumn, slow: dict[str, Any]) -> None:
     """Show on demand what an answer rests on, and what each sense alone would answer."""
 
-    def evidence(request: gr.Request, event: gr.EventData) -> Any:
-        clip = app.visitors.of(request).in_view()
+    def evidence(request: gr.Request, event: gr.EventData) -> Iterator[list[Any]]:
+        visitor = app.visitors.of(request)
         with in_words():
-            found = weigh(app, clip, event.number)
-        return gr.HTML(evidence_panel(clip.exchanges[event.number], found), visible=True)
+            clip = visitor.in_view()
+            yield [gr.skip(), *busy(True)]
+            found = weigh_alone(app, visitor, clip, event.number)
+        if found is not None and visitor.clip is clip:
+            exchange = clip.exchanges[event.number]
+            yield [gr.HTML(evidence_panel(exchange, found), visible=True), *busy(False)]
 
     def side_by_side(
         request: gr.Request,
@@ -220,20 +269,35 @@ def connect_panel(app: App, tab: AskTab, column: ClipColumn, slow: dict[str, Any
         part: Any,
         progress: gr.Progress = BAR,  # Gradio fills it in by its place
         *settings: Any,
-    ) -> Iterator[Any]:
+    ) -> Iterator[list[Any]]:
         visitor = app.visitors.of(request)
         with in_words():
             clip = visitor.in_view()
+            yield [gr.skip(), *busy(True)]
             asked = question.strip() or (clip.exchanges[-1].question if clip.exchanges else "")
             found, notice = [], app.engine.model.config.notice
             options = options_of(part, list(settings))
             for one in compare(app, visitor, clip, asked, options, teller(progress)):
+                if visitor.clip is not clip:  # the person has gone on to another one
+                    return
                 found.append(one)
-                yield gr.HTML(comparison_panel(asked, found, notice), visible=True)
+                yield [gr.HTML(comparison_panel(asked, found, notice), visible=True), *busy(True)]
 
-    tab.links.select(evidence, None, tab.panel, **slow)
+    shown, rest = [tab.panel, tab.ask, tab.stop], rest_of(app)
+    weighed = tab.links.select(evidence, None, shown, **slow)
     given = [tab.question, tab.part_of, *tab.settings]
-    tab.compare.click(side_by_side, given, tab.panel, show_progress_on=column.status, **slow)
+    compared = tab.compare.click(side_by_side, given, shown, show_progress_on=column.status, **slow)
+    for event in (weighed, compared):
+        event.then(rest, None, [tab.ask, tab.stop], trigger_mode="multiple", **QUICK)
+
+
+def rest_of(app: App) -> Callable[..., Any]:
+    """Make what follows long work however it ends: Ask again, Stop only for what still runs."""
+
+    def rest(request: gr.Request) -> list[Any]:
+        return buttons(app.visitors.of(request))
+
+    return rest
 
 
 def connect_exports(app: App, tab: AskTab, column: ClipColumn) -> None:
@@ -246,24 +310,34 @@ def connect_exports(app: App, tab: AskTab, column: ClipColumn) -> None:
             with in_words():
                 visitor = app.visitors.of(request)
                 clip = visitor.in_view()
-                out = visitor.folder / clip.id / f"talk{ending}"
+                out = visitor.folder / clip.id / f"{clip.stem}_talk{ending}"
                 out.write_text(write(clip), encoding="utf-8")
-            return gr.File(str(out), visible=True)
+                return kept_values(clip, out)
 
-        button.click(export, None, column.exported, **PRIVATE, **MEDIA)
+        button.click(export, None, column.exported, queue=False, **PRIVATE)
 
-    def caption(request: gr.Request, progress: gr.Progress = BAR) -> list[Any]:
+    def caption(request: gr.Request, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
         """Write captions, show them in the player and in the pane, offer the file."""
+        visitor = app.visitors.of(request)
         with in_words():
-            visitor = app.visitors.of(request)
             clip = visitor.in_view()
-            out = captions(app, visitor, clip, teller(progress))
-        return [gr.File(str(out), visible=True), screen_value(clip), transcript_of(clip)]
+            yield [*[gr.skip()] * 3, *busy(True)]
+            files = kept_values(clip, captions(app, visitor, clip, teller(progress)))
+        if visitor.clip is clip:
+            yield [files, screen_value(clip), transcript_of(clip), *busy(False)]
 
-    shown = [column.exported, column.player, tab.transcript]
+    shown = [column.exported, column.player, tab.transcript, tab.ask, tab.stop]
     # Without a limit of its own it would set that of everything under this id to Gradio's, 1.
     slow: dict[str, Any] = {**PRIVATE, **MODEL, "concurrency_limit": app.settings.at_once}
-    tab.exports[2].click(caption, None, shown, show_progress_on=column.status, **slow)
+    written = tab.exports[2].click(caption, None, shown, show_progress_on=column.status, **slow)
+    written.then(rest_of(app), None, shown[3:], trigger_mode="multiple", **QUICK)
+
+
+def buttons(visitor: Visitor) -> list[Any]:
+    """Enable Ask where no question is under way, Stop where anything is."""
+    asking = any(clip.under_way() for clip in list(visitor.clips.values()))
+    stops = asking or bool(visitor.stops)
+    return [gr.Button(interactive=not asking), gr.Button(interactive=stops)]
 
 
 def busy(answering: bool) -> list[Any]:

@@ -9,6 +9,7 @@ import gradio as gr
 from avchat.media import MediaInfo
 from avchat.ui.app import App
 from avchat.ui.captions import pane
+from avchat.ui.chat_log import alert
 from avchat.ui.chat_log import messages as laid_out
 from avchat.ui.clips import Clip, Options, moment
 from avchat.ui.words import say
@@ -162,7 +163,10 @@ def starter_questions(info: MediaInfo) -> list[str]:
 
 def messages(app: App, clip: Clip) -> list[dict[str, str]]:
     """Lay the talk out for the page."""
-    return laid_out(clip.exchanges, app.engine.model.config.notice)
+    found = laid_out(clip.exchanges, app.engine.model.config.notice)
+    if clip.note and clip.under_way():
+        found.append({"role": "assistant", "content": alert(clip.note)})
+    return found
 
 
 def part_values(span: tuple[float, float] | None) -> list[Any]:
@@ -170,4 +174,4 @@ def part_values(span: tuple[float, float] | None) -> list[Any]:
     if span is None:
         return [None, gr.HTML("", visible=False)]
     words = f"About {moment(span[0])} to {moment(span[1])} only; clear the range to ask about all."
-    return [span, gr.HTML(html.escape(words), visible=True)]
+    return [span, gr.HTML(f'<span lang="en">{html.escape(words)}</span>', visible=True)]

@@ -23,7 +23,7 @@ from avchat.ui.clips import Clip, Exchange, Options
 from avchat.ui.engine import Talk
 from avchat.ui.progress import Told, silent
 from avchat.ui.timeline import Pin
-from avchat.ui.visitors import Refused, Visitor
+from avchat.ui.visitors import Refused, Stopped, Visitor
 
 # What goes wrong with a question, in words that the person may see.
 FAULTS = (PromptError, MediaError, MomentsError, TranscriptError, Refused)
@@ -56,7 +56,7 @@ def ask(
     try:
         with visitor.doing(app.settings.per_person, stop):
             check(app, clip, exchange.options)
-            talk = app.engine.talk(clip, exchange.options, told)
+            talk = app.engine.talk(clip, exchange.options, told, stop)
             before = talk.turns
             exchange.state = "answering"
             asked = exchange.question, exchange.sense, exchange.options
@@ -68,6 +68,8 @@ def ask(
             exchange.turn = before if talk.turns > before else None
             exchange.pins = tuple(pins(clip, exchange.answer))
             exchange.state = "stopped" if stop.is_set() else "done"
+    except Stopped:
+        exchange.state = "stopped"
     except FAULTS as error:
         exchange.state, exchange.error = "failed", str(error)
     finally:
@@ -119,6 +121,21 @@ def weigh(app: App, clip: Clip, number: int) -> Evidence:
     return exchange.evidence
 
 
+def weigh_alone(app: App, visitor: Visitor, clip: Clip, number: int) -> Evidence | None:
+    """Weigh as `weigh` does, as the one thing that is done for a person; None when stopped."""
+    with visitor.doing(app.settings.per_person) as stop:
+        found = weigh(app, clip, number)
+    return None if stop.is_set() else found
+
+
+def settled(visitor: Visitor) -> Clip:
+    """Return the clip in view; Refused while something is being answered about it."""
+    clip = visitor.in_view()
+    if clip.under_way() is not None:
+        raise Refused("one thing at a time: wait for the answer, or stop it")
+    return clip
+
+
 def compare(
     app: App, visitor: Visitor, clip: Clip, question: str, options: Options, told: Told = silent
 ) -> Iterator[Compared]:
@@ -128,7 +145,7 @@ def compare(
     """
     with visitor.doing(app.settings.per_person) as stop:
         check(app, clip, options)
-        talk = app.engine.talk(clip, options, told)
+        talk = app.engine.talk(clip, options, told, stop)
         for number, sense in enumerate(COMPARED):
             told("comparing", number, len(COMPARED))
             twin = app.engine.compute(talk.fork)

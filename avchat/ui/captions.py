@@ -8,21 +8,19 @@ from html import escape
 from pathlib import Path
 from threading import Event
 
-from avchat.chat import Conversation
 from avchat.media import Media
 from avchat.parts import load_parts
 from avchat.transcripts import Line, audible, vtt
 from avchat.ui.app import App
 from avchat.ui.clips import Clip, Options, clock
 from avchat.ui.progress import Told, silent
-from avchat.ui.visitors import Refused, Visitor
+from avchat.ui.visitors import Refused, Stopped, Visitor, holding
 from avchat.windows import cut_windows
 
 ASKED = "What do you hear?"
 WINDOW_S = 4.0  # of a caption of sounds: our choice, the length of the bundled model's clips
 TOGETHER = 8  # windows decoded by one process
 MOST_TOKENS = 48  # of one caption
-FILE = "captions.vtt"
 
 
 def captions(app: App, visitor: Visitor, clip: Clip, told: Told = silent) -> Path:
@@ -34,31 +32,32 @@ def captions(app: App, visitor: Visitor, clip: Clip, told: Told = silent) -> Pat
         raise Refused("this file has no sound track: there is nothing to caption")
     with visitor.doing(app.settings.per_person) as stop:
         if app.engine.transcriber is not None:
-            clip.lines = transcript(app, clip)
+            clip.lines = transcript(app, clip, stop)
         else:
             clip.lines = tuple(joined(heard(app, clip, told, stop)))
     if not clip.lines:
-        raise Refused("no captions: nothing is heard in this clip")
-    out = visitor.folder / clip.id / FILE
+        nothing = "no captions: nothing is heard in this clip"
+        raise Stopped("stopped: no captions were written") if stop.is_set() else Refused(nothing)
+    out = visitor.folder / clip.id / f"{clip.stem}_captions.vtt"
     out.write_text(vtt(clip.lines), encoding="utf-8")
     clip.subtitles = out
     return out
 
 
-def transcript(app: App, clip: Clip) -> tuple[Line, ...]:
-    """Write down what is said in a clip."""
-    engine = app.engine
-    with engine.listening:
-        return tuple(engine.transcriber.file_lines(clip.path, clip.duration_s, isolate=True))
+def transcript(app: App, clip: Clip, stop: Event) -> tuple[Line, ...]:
+    """Write down what is said in a clip; a stop leaves what was written."""
+    whisper, part = app.engine.transcriber, {"isolate": True, "stop": stop}
+    with holding(app.engine.listening, stop, "stopped: no captions were written"):
+        return tuple(whisper.file_lines(clip.path, clip.duration_s, **part))
 
 
 def heard(app: App, clip: Clip, told: Told, stop: Event) -> Iterator[Line]:
     """Ask the model what it hears in each window that is not silent."""
-    model, options = app.engine.model, Options(max_new_tokens=MOST_TOKENS)
+    engine, options = app.engine, Options(max_new_tokens=MOST_TOKENS)
     windows = cut_windows(clip.path, clip.info, length_s=WINDOW_S, overlap_s=0, isolate=True)
     for first in range(0, len(windows), TOGETHER):
         some = windows[first : first + TOGETHER]
-        frames = model.config.frames
+        frames = engine.model.config.frames
         media = load_parts(clip.path, some, frames=frames, size=None, isolate=True)
         for number, (window, part) in enumerate(zip(some, media, strict=True), first):
             if stop.is_set():
@@ -66,9 +65,9 @@ def heard(app: App, clip: Clip, told: Told, stop: Event) -> Iterator[Line]:
             told("listening", number, len(windows))
             if not isinstance(part, Media) or not part.has_audio or not audible(part.waveform):
                 continue
-            talk = app.engine.compute(lambda part=part: Conversation(model, part))
-            said = "".join(app.engine.pieces(talk, ASKED, "sound", options, stop)).strip()
-            app.engine.drop(talk)
+            talk = engine.compute(lambda part=part: engine.reach.begin(engine.model, part))
+            said = "".join(engine.pieces(talk, ASKED, "sound", options, stop)).strip()
+            engine.drop(talk)
             if said:
                 yield Line(window.start_s, window.end_s, f"[{said.rstrip('.')}]")
 

@@ -44,12 +44,12 @@ def said(exchange: Exchange, number: int, notice: str) -> str:
         return alert(exchange.error)
     text = linked(exchange.answer)
     if exchange.state == "waiting":
-        return f'<span class="receipt">{WAITING}</span>'
+        return f'<span class="receipt" lang="en">{WAITING}</span>'
     if exchange.receipt is None:
         return text or ("Stopped." if exchange.state == "stopped" else "...")
     words = receipt_words(exchange.receipt, notice)
     words = f"Stopped. {words}" if exchange.state == "stopped" else words
-    line = f'<span class="receipt">{html.escape(words)}</span>'
+    line = f'<span class="receipt" lang="en">{html.escape(words)}</span>'
     if exchange.turn is not None:
         line += f"\n\n[What does this rest on?](#avchat-evidence-{number})"
     return f"{text}\n\n{line}"
@@ -75,7 +75,7 @@ def receipt_words(receipt: Receipt, notice: str) -> str:
 
 def alert(message: str) -> str:
     """Show an error as one line that screen readers announce."""
-    return f'<span class="error" role="alert">error: {html.escape(message)}</span>'
+    return f'<span class="error" role="alert" lang="en">error: {html.escape(message)}</span>'
 
 
 def evidence_panel(exchange: Exchange, evidence: Evidence) -> str:
@@ -86,7 +86,8 @@ def evidence_panel(exchange: Exchange, evidence: Evidence) -> str:
     most = max(1e-6, *names.values())
     rows = "".join(bar(name, value, most) for name, value in names.items())
     return (
-        f'<section class="evidence" aria-label="Evidence"><h2>{html.escape(exchange.answer)}</h2>'
+        '<section class="evidence" lang="en" aria-label="Evidence">'
+        f"<h2>{html.escape(exchange.answer)}</h2>"
         f"<p><strong>{VERDICTS[evidence.verdict]}.</strong> {html.escape(evidence.says())}.</p>"
         f"<table><caption>Log-likelihood that the answer loses, in nats</caption>{rows}</table>"
         f"{needy_words(evidence)}</section>"
@@ -130,7 +131,8 @@ def comparison_panel(question: str, found: Sequence[Compared], notice: str) -> s
         for one in found
     )
     return (
-        f'<section class="comparison" aria-label="Comparison"><h2>{html.escape(question)}</h2>'
+        '<section class="comparison" lang="en" aria-label="Comparison">'
+        f"<h2>{html.escape(question)}</h2>"
         f'<div class="columns">{cells}</div></section>'
     )
 

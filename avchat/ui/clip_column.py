@@ -6,26 +6,25 @@
 
 import html
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
-from avchat.chat import Conversation
 from avchat.cuts import cut_isolated
 from avchat.export import ExportError
 from avchat.ui import player, timeline
 from avchat.ui.app import App, Example
 from avchat.ui.asking import FAULTS
+from avchat.ui.clip_values import card, line_value, screen_value
 from avchat.ui.clips import Clip, Options
 from avchat.ui.given import fetched
 from avchat.ui.opening import open_clip, survey
-from avchat.ui.progress import BAR, teller
-from avchat.ui.visitors import Refused, Visitor
+from avchat.ui.progress import BAR, Told, teller
+from avchat.ui.visitors import Refused, Stopped, Visitor
 from avchat.ui.words import say
 
 FILE_TYPES = ["video", "audio", "image"]
@@ -55,7 +54,7 @@ class ClipColumn:
     ask_span: gr.Button
     export_span: gr.Button
     stop: gr.Button
-    exported: gr.File
+    exported: gr.File  # what was made of the clip for the person to take away
 
     @property
     def outputs(self) -> list[Any]:
@@ -98,7 +97,13 @@ def lay_out(app: App) -> ClipColumn:
             export_span = gr.Button(
                 say("export_span"), size="sm", interactive=False, elem_id="export-span"
             )
-    exported = gr.File(label=say("exported"), visible=False, interactive=False, elem_id="exported")
+    exported = gr.File(
+        label=say("exported"),
+        file_count="multiple",
+        visible=False,
+        interactive=False,
+        elem_id="exported",
+    )
     given = (upload, picks, webcam, web, recent, status, screen, line, gr.State(None))
     return ClipColumn(*given, ask_span, export_span, stop, exported)
 
@@ -113,26 +118,36 @@ def lay_out_web() -> tuple[gr.Textbox, gr.Button]:
 
 
 def connect(
-    app: App, column: ClipColumn, after: Callable[[Clip | None, str], list[Any]], more: list[Any]
+    app: App,
+    column: ClipColumn,
+    after: Callable[[Clip | None, str], list[Any]],
+    more: list[Any],
+    search: list[Any],
 ) -> None:
-    """Open what is uploaded, recorded or picked; mark ranges.
+    """Open what is uploaded, recorded or picked; export a marked range.
 
     Args: after: gives the values of `more`, other outputs that a new clip changes, of the clip and
-    the question that suits it.
+    the question that suits it. search: what is looked for, by what, and the tabs, which an example
+    fills in that is made to be searched.
     """
     outputs = [*column.outputs, *more]
-    shared: dict[str, Any] = {**PRIVATE, **MEDIA, "show_progress_on": column.status}
+    # "multiple": what is given while another clip is prepared takes its place, and is not dropped
+    often: dict[str, Any] = {**PRIVATE, "trigger_mode": "multiple"}
+    shared: dict[str, Any] = {**often, **MEDIA, "show_progress_on": column.status}
 
     def opened(
-        visitor: Visitor, path: Path | str, question: str, progress: gr.Progress
-    ) -> Iterator:
+        visitor: Visitor, path: Path | str, question: str, progress: gr.Progress, sought: str = ""
+    ) -> Iterator[list[Any]]:
         """Open a clip; the tabs change once, since somebody may be typing by the next step."""
         begun = False
+        given: Any = None  # the upload is taken back once: the next one is welcome
         for clip, values in open_steps(app, visitor, path, question, progress):
-            first = clip is not None and not begun
+            first = clip is not None and clip is visitor.clip and not begun
             others = after(clip, question) if first else [gr.skip()] * len(more)
+            wish = [sought, "text", gr.Tabs(selected="moments")]
             begun = begun or first
-            yield [*values, *others, None]  # the upload is taken back: the next one is welcome
+            yield [*values, *others, *(wish if first and sought else [gr.skip()] * 3), given]
+            given = gr.skip()
 
     def upload(request: gr.Request, path: str, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
         yield from opened(app.visitors.of(request), Path(path), "", progress)
@@ -145,48 +160,60 @@ def connect(
     def example_of(one: Example) -> Callable[..., Iterator[list[Any]]]:
         def example(request: gr.Request, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
             visitor = app.visitors.of(request)
-            yield from opened(visitor, one.path, one.question, progress)
+            yield from opened(visitor, one.path, one.question, progress, one.sought)
 
         return example
 
     def again(request: gr.Request, number: str) -> list[Any]:
         visitor = app.visitors.of(request)
-        if number not in visitor.clips:
+        clip = visitor.clips.get(number)
+        if clip is None:
             return [gr.skip()] * len(outputs)
-        visitor.show(visitor.clips[number])
-        return [*shown_clip(visitor), *after(visitor.clip, "")]
+        visitor.show(clip)
+        question = "" if clip.exchanges else clip.suggestion
+        return [*shown_clip(visitor, clip), *after(clip, question)]
 
-    given = [*outputs, column.upload]
+    def complete(request: gr.Request, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
+        visitor = app.visitors.of(request)
+        yield [gr.skip()] * len(column.outputs)  # yielding nothing would empty them
+        if visitor.clip is not None:
+            yield from missing_steps(visitor, visitor.clip, teller(progress))
+
+    given = [*outputs, *search, column.upload]
     column.upload.upload(upload, [column.upload], given, **shared)
     column.webcam.stop_recording(upload, [column.webcam], given, **shared)
     if column.web is not None:
         address, go = column.web
         gr.on([address.submit, go.click], fetch, [address], given, **shared)
-    column.recent.input(again, [column.recent], outputs, **PRIVATE)
+    shown = column.recent.input(again, [column.recent], outputs, **often)
+    shown.then(complete, None, column.outputs, **shared)
     for pick, one in zip(column.picks, app.examples, strict=True):
         pick.click(example_of(one), None, given, **shared)
     connect_span(app, column)
 
 
 def connect_span(app: App, column: ClipColumn) -> None:
-    """Follow the range that is marked on the timeline; cut it out when asked to."""
+    """Cut the marked range out when asked to; stop what is being done to the clip."""
 
-    def marked(event: gr.EventData) -> list[Any]:
-        span = span_of(event)
-        return [span, *[gr.update(interactive=span is not None)] * 2]
-
-    def export(request: gr.Request, span: tuple[float, float] | None) -> dict[str, Any]:
+    def export(request: gr.Request, span: tuple[float, float] | None) -> Iterator[list[Any]]:
         visitor = app.visitors.of(request)
         with in_words():
-            return gr.File(str(export_range(app, visitor, span)), visible=True)
+            clip = visitor.in_view()
+            yield [gr.skip(), gr.Button(visible=True)]
+            files = kept_values(clip, export_range(app, visitor, span))
+        if visitor.clip is clip:
+            yield [files, gr.skip()]
+
+    def rest(request: gr.Request) -> Any:
+        return gr.Button(visible=bool(app.visitors.of(request).openings))
 
     def stop(request: gr.Request) -> None:
         app.visitors.of(request).stop()
 
-    buttons = [column.ask_span, column.export_span]
     column.exported.change(None, None, None, js=SHOW_EXPORTED, **PRIVATE)
-    column.timeline.select(marked, None, [column.span, *buttons], queue=False, **PRIVATE)
-    column.export_span.click(export, [column.span], [column.exported], **PRIVATE, **MEDIA)
+    outputs = [column.exported, column.stop]
+    cut = column.export_span.click(export, [column.span], outputs, **PRIVATE, **MEDIA)
+    cut.then(rest, None, [column.stop], queue=False, **PRIVATE)
     column.stop.click(stop, None, None, queue=False, **PRIVATE)
 
 
@@ -217,7 +244,14 @@ def in_words() -> Iterator[None]:
     try:
         yield
     except (*FAULTS, ExportError) as error:
-        raise gr.Error(str(error), duration=None, print_exception=False) from error
+        raise gr.Error(said_of(error), duration=None, print_exception=False) from error
+
+
+def said_of(error: Exception) -> str:
+    """Say a fault without the folder of this machine in which a file was to be written."""
+    before, colon, after = str(error).partition(": ")
+    name = Path(before).name if isinstance(error, ExportError) else before
+    return f"{name}{colon}{after}"
 
 
 def open_steps(
@@ -230,6 +264,7 @@ def open_steps(
     the clip that was in view stays. A path that is text is an address of the web.
     """
     told = teller(progress)
+    before = visitor.clip
     try:
         with visitor.opening() as stop:
             yield None, opening_values()
@@ -237,15 +272,37 @@ def open_steps(
                 if isinstance(path, str):
                     path = fetched(path, app.settings, Path(folder), told, stop)
                 clip = open_clip(visitor, path, app.settings, told, stop, suggestion=question)
-            yield clip, shown_clip(visitor, busy=True)
+            yield clip, shown_clip(visitor, clip, busy=True)
             survey(clip, told, stop)
             yield clip, later_values(visitor, clip, busy=True)
             if not stop.is_set():
-                app.engine.talk(clip, Options(), told)
-        yield clip, later_values(visitor, clip)
+                with suppress(Stopped):
+                    app.engine.talk(clip, Options(), told, stop)
+        yield clip, later_values(visitor, clip, busy=bool(visitor.openings))
     except FAULTS as error:
-        if not visitor.openings:  # else another clip has taken its place
-            yield None, refused_values(visitor, str(error))
+        if visitor.latest is not stop:  # another clip has taken its place
+            return
+        yield None, refused_values(visitor, str(error))
+        if before is not None and before is visitor.clip and not stop.is_set():
+            for values in missing_steps(visitor, before, told):
+                yield None, values
+
+
+def missing_steps(visitor: Visitor, clip: Clip, told: Told) -> Iterator[list[Any]]:
+    """Find out how a clip in view sounds where that was given up for another clip.
+
+    Each step gives values for the column's outputs.
+    """
+    if clip.contour is not None or clip.info.is_still:
+        return
+    try:
+        with visitor.opening() as stop:
+            visitor.unseen.discard(stop)  # the clip is in view: it can be asked about
+            yield later_values(visitor, clip, busy=True)
+            survey(clip, told, stop)
+    except FAULTS as error:
+        gr.Info(str(error))
+    yield later_values(visitor, clip, busy=bool(visitor.openings))
 
 
 def opening_values() -> list[Any]:
@@ -257,7 +314,7 @@ def opening_values() -> list[Any]:
 
 def refused_values(visitor: Visitor, error: str) -> list[Any]:
     """Give the values of `ClipColumn.outputs` when a file could not be opened: one line."""
-    line = f'<span class="error" role="alert">error: {html.escape(error)}</span>'
+    line = f'<span class="error" role="alert" lang="en">error: {html.escape(error)}</span>'
     kept = "" if visitor.clip is None else f"<br>{card(visitor.clip)}"
     still = [gr.skip()] * 5
     return [
@@ -280,71 +337,23 @@ def later_values(visitor: Visitor, clip: Clip, *, busy: bool = False) -> list[An
     return [*drawn, *[gr.skip()] * 3, gr.Button(visible=busy), gr.skip(), gr.skip()]
 
 
-def shown_clip(visitor: Visitor, *, busy: bool = False) -> list[Any]:
-    """Give the values of `ClipColumn.outputs` for the clip in view; busy: it can be stopped."""
-    clip = visitor.in_view()
-    buttons = [*[gr.update(interactive=False)] * 2, gr.Button(visible=busy)]
-    buttons.append(gr.File(None, visible=False))
+def kept_values(clip: Clip, *made: Path) -> Any:
+    """Give the value of `ClipColumn.exported`: all that was made of a clip, and now these files."""
+    for path in made:
+        clip.keep(path)
+    files = [str(path) for path in clip.kept if path.exists()]
+    return gr.File(files or None, visible=bool(files))
+
+
+def shown_clip(visitor: Visitor, clip: Clip, *, busy: bool = False) -> list[Any]:
+    """Give the values of `ClipColumn.outputs` for a new clip in view; busy: it can be stopped.
+
+    Nothing, where the person has gone on to another one.
+    """
+    if visitor.clip is not clip:
+        return [gr.skip()] * 9
+    buttons = [*[gr.update(interactive=False)] * 2, gr.Button(visible=busy), kept_values(clip)]
     choices = [(one.name, one.id) for one in reversed(visitor.clips.values())]
     recent = gr.Radio(choices, value=clip.id, visible=len(choices) > 1)
     status = gr.HTML(card(clip), visible=True)
     return [status, screen_value(clip), line_value(clip), None, *buttons, recent]
-
-
-def card(clip: Clip) -> str:
-    """Say what a clip is, and what of it could not be used."""
-    warnings: list[str] = []
-    for talk in clip.talks.values():
-        if isinstance(talk, Conversation):
-            warnings += [warning for part in talk.media for warning in part.warnings]
-        else:
-            warnings += talk.warnings
-    return "<br>".join([clip.card(), *map(html.escape, dict.fromkeys(warnings))])
-
-
-def screen_value(clip: Clip) -> dict[str, Any]:
-    """Give the player its clip."""
-    return player.shown(
-        clip.shown,
-        clip.kind,
-        clip.name,
-        key=clip.id,
-        subtitles=clip.subtitles,
-        fps=clip.info.fps or None,
-    )
-
-
-def line_value(
-    clip: Clip, span: tuple[float, float] | str | None = timeline.KEEP
-) -> dict[str, Any] | None:
-    """Give the timeline what is known of a clip; a still picture has none. span: as in `drawn`."""
-    if clip.info.is_still:
-        return None
-    contour = clip.contour
-    return timeline.drawn(
-        clip.duration_s,
-        key=clip.id,
-        loudness=None if contour is None or contour.loudness is None else contour.loudness.tolist(),
-        cuts=() if contour is None else contour.cuts_s,
-        lanes=lanes_of(clip),
-        pins=[pin for exchange in clip.exchanges for pin in exchange.pins],
-        has_audio=clip.info.has_audio,
-        span=span,
-    )
-
-
-def lanes_of(clip: Clip) -> list[timeline.Lane]:
-    """Draw what the last question or search scored, for each sense that the clip has."""
-    curve = clip.curve
-    if curve is None:
-        return []
-    times, sound, picture = curve.times_s, curve.sound, curve.picture
-    if len(times) == 1:  # one window is the whole clip
-        times = np.array([curve.starts_s[0], curve.ends_s[0]])
-        sound, picture = sound.repeat(2), picture.repeat(2)
-    lanes = []
-    if clip.info.has_audio:
-        lanes.append(timeline.Lane("sound", "A", "stripes", times.tolist(), sound.tolist()))
-    if clip.info.has_video:
-        lanes.append(timeline.Lane("picture", "V", "dots", times.tolist(), picture.tolist()))
-    return lanes

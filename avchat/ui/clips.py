@@ -4,6 +4,7 @@ Plain data. `opening.py` makes one, `asking.py` and `finding.py` use it.
 """
 
 import html
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
@@ -23,6 +24,8 @@ from avchat.ui.timeline import Pin
 
 Kind = Literal["video", "audio", "image"]
 State = Literal["waiting", "answering", "done", "stopped", "failed"]
+LONGEST_STEM = 40  # characters of a name; file systems take 255 bytes
+UNDER_WAY = ("waiting", "answering")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Exchange:
     pins: tuple[Pin, ...] = ()
     turn: int | None = None  # its number in the model's conversation; None: it is not in it
     stop: Event = field(default_factory=Event)
+    taken: bool = False  # whether its answer was begun: it is answered once
 
 
 @dataclass
@@ -83,7 +87,9 @@ class Clip:
     lines: tuple[Line, ...] = ()  # what is said, or heard, as far as somebody asked for it
     subtitles: Path | None = None  # the same as WebVTT
     search: Search | None = None
+    kept: list[Path] = field(default_factory=list)  # made of it for the person to take away
     exchanges: list[Exchange] = field(default_factory=list)
+    note: str = ""  # why the last question was not taken, for as long as another is under way
     talks: dict[tuple, "Conversation | LongConversation"] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)  # of its talks: one is made at a time
     looking: Lock = field(default_factory=Lock)  # one at a time embeds it
@@ -94,19 +100,37 @@ class Clip:
         """Return how long it is; measured, as soon as it is known, where the file does not say."""
         return self.info.duration_s if self.contour is None else self.contour.duration_s
 
+    @property
+    def stem(self) -> str:
+        """Return what files that are made of it are called after."""
+        return re.sub(r"\W+", "_", Path(self.name).stem)[:LONGEST_STEM] or "clip"
+
+    def keep(self, path: Path) -> None:
+        """Note a file that the person may take away."""
+        if path not in self.kept:
+            self.kept.append(path)
+
     def under_way(self) -> Exchange | None:
         """Return the question that waits for its answer, or is being answered; None without."""
-        last = self.exchanges[-1] if self.exchanges else None
-        return last if last is not None and last.state in ("waiting", "answering") else None
+        return next((one for one in self.exchanges if one.state in UNDER_WAY), None)
 
     def add(self, exchange: Exchange) -> bool:
-        """Add a question; False where the same one is under way: it was pressed twice."""
+        """Add a question; False where one is under way: it would wait behind it unseen."""
         with self.asking:
-            before = self.under_way()
-            if before is not None and before.question == exchange.question:
+            if self.under_way() is not None:
                 return False
             self.exchanges.append(exchange)
+            self.note = ""
             return True
+
+    def take(self) -> Exchange | None:
+        """Take the question that waits for its answer, to answer it; None without."""
+        with self.asking:
+            waiting = (one for one in self.exchanges if one.state == "waiting" and not one.taken)
+            found = next(waiting, None)
+            if found is not None:
+                found.taken = True
+            return found
 
     def card(self) -> str:
         """Describe it in one line of HTML: length, size, codecs, sound."""

@@ -16,12 +16,12 @@ from gradio.utils import get_function_description
 
 from avchat.receipt import in_words as receipt_in_words
 from avchat.ui.app import App
-from avchat.ui.asking import ask, compare, lanes, rewind, weigh
+from avchat.ui.asking import ask, compare, lanes, rewind, settled, weigh_alone
 from avchat.ui.captions import captions
 from avchat.ui.chat_log import as_data, as_json, as_markdown
 from avchat.ui.clip_column import MEDIA, export_range, in_words
 from avchat.ui.clips import Exchange, Options
-from avchat.ui.given import file_of, options_of, part, wish
+from avchat.ui.given import file_of, options_of, whole_part, wish
 from avchat.ui.opening import open_clip, survey
 from avchat.ui.progress import silent
 from avchat.ui.tools import SenseName, Tools
@@ -117,7 +117,7 @@ class Actions:
                 path.unlink()  # it was fetched; the clip has a link to it
             survey(clip, silent, stop)
             if not stop.is_set():
-                app.engine.talk(clip, Options(), silent)
+                app.engine.talk(clip, Options(), silent, stop)
             return {"id": clip.id} | clip.to_dict()
 
     def clips(self, request: gr.Request) -> list[dict[str, Any]]:
@@ -174,8 +174,12 @@ class Actions:
     def evidence(self, request: gr.Request, number: int) -> dict[str, Any]:
         """Weigh what an answer rests on. Args: number: of the answer, from 0; -1: the last one."""
         with in_words():
-            clip = self.app.visitors.of(request).in_view()
-            return weigh(self.app, clip, place(number, clip.exchanges)).to_dict()
+            visitor = self.app.visitors.of(request)
+            clip = visitor.in_view()
+            found = weigh_alone(self.app, visitor, clip, place(number, clip.exchanges))
+            if found is None:
+                raise Refused("stopped: the answer was not weighed")
+            return found.to_dict()
 
     def compare(
         self, request: gr.Request, question: str, options: dict[str, Any]
@@ -195,7 +199,7 @@ class Actions:
         Args: number: of the answer, from 0; -1: the last one.
         """
         with in_words():
-            clip = self.app.visitors.of(request).in_view()
+            clip = settled(self.app.visitors.of(request))
             rewind(self.app, clip, place(number, clip.exchanges))
             return len(clip.exchanges)
 
@@ -229,7 +233,7 @@ class Actions:
         """Cut a range, in seconds, out of the clip in view, exactly; return the file."""
         with in_words():
             visitor = self.app.visitors.of(request)
-            cut = export_range(self.app, visitor, part(start, end))
+            cut = export_range(self.app, visitor, whole_part(start, end))
             return gr.FileData(path=str(cut), orig_name=cut.name).model_dump()
 
     def leave(self, request: gr.Request) -> None:

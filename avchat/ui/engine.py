@@ -29,7 +29,7 @@ from avchat.projectors import PooledFeatures
 from avchat.transcripts import Transcriber, TranscriptError
 from avchat.ui.clips import Clip, Options
 from avchat.ui.progress import Told
-from avchat.ui.visitors import Refused
+from avchat.ui.visitors import Refused, Stopped, holding
 from avchat.ui.zero import Reach, reach
 
 Talk = Conversation | LongConversation
@@ -87,16 +87,16 @@ class Engine:
         shared, held = (SharedHead(self.head, self.reach, turn) for turn in turns)
         return shared, held
 
-    def talk(self, clip: Clip, options: Options, told: Told) -> Talk:
+    def talk(self, clip: Clip, options: Options, told: Told, stop: Event) -> Talk:
         """Return the talk about a clip under a view of it; decode and encode what it lacks.
 
         It goes on from everything that was said about the clip. MediaError, PromptError and
-        TranscriptError say why there is none.
+        TranscriptError say why there is none; Stopped, that the event was set meanwhile.
         """
-        with clip.lock:
+        with holding(clip.lock, stop):
             talk = clip.talks.get(options.view)
             if talk is None:
-                talk = self._open(clip, options, told)
+                talk = self._open(clip, options, until(stop, told))
             carry_on(clip, talk)
             clip.talks.pop(options.view, None)
             clip.talks[options.view] = talk  # the last one is the one that goes on
@@ -106,6 +106,7 @@ class Engine:
         listener = self.transcriber if options.transcript else None
         plain = options.start is None and options.frames is None and not options.system
         if plain and self.head is not None and is_long(clip.info, self.model):
+            told("looking through the clip", 0, 1)
             talk: Talk = LongConversation(
                 self.model,
                 self.shared_head,
@@ -245,6 +246,17 @@ class Engine:
             with self.turn:
                 if one is not None:
                     one.rest()
+
+
+def until(stop: Event, told: Told) -> Told:
+    """Make what tells of long work end it where the event is set: Stopped."""
+
+    def tell(what: str, done: float, total: float) -> None:
+        told(what, done, total)
+        if stop.is_set():
+            raise Stopped("stopped")
+
+    return tell
 
 
 def carry_on(clip: Clip, talk: Talk) -> None:

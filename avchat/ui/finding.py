@@ -16,7 +16,7 @@ from avchat.encoders import Sense
 from avchat.heads import Head
 from avchat.library_query import QueryError, example_vector
 from avchat.media import Media, MediaInfo, probe
-from avchat.moments import Curve, Span, check_senses, query_vector
+from avchat.moments import Span, check_senses, query_vector
 from avchat.parts import load_parts
 from avchat.thumbnails import THUMBNAIL_SIDE, thumbnail
 from avchat.ui.app import App
@@ -50,12 +50,12 @@ def find(
         raise Refused(NO_HEAD)
     check(wish)
     check_senses(head, clip.info, wish.sense)
-    with visitor.doing(app.settings.per_person) as stop:
+    with visitor.doing(app.settings.per_person, passing=True) as stop:
         query, wish = query_of(head, clip, wish)
         number = clip.search.number + 1 if clip.search else 1
         for film in app.engine.embedding(clip, told, stop):
             clip.curve = film.curve(query, wish.sense, wish.sound_weight)
-            clip.search = searched(film, clip.curve, wish, number)
+            clip.search = searched(clip, film, wish, number)
             yield clip.search
         found = clip.search.found
         told("taking pictures", 0, 1)
@@ -151,14 +151,18 @@ def least_of(head: Head, wish: Wish) -> float | None:
     return weight * clear["sound"] + (1 - weight) * clear["picture"]
 
 
-def searched(film: EmbeddedFile, curve: Curve, wish: Wish, number: int) -> Search:
-    """Say what a curve holds for a wish."""
+def searched(clip: Clip, film: EmbeddedFile, wish: Wish, number: int) -> Search:
+    """Say what a clip's curve holds for a wish.
+
+    Whoever opened the same bytes first may call the file otherwise.
+    """
+    curve, warnings = clip.curve, tuple(w.replace(film.path.name, clip.name) for w in film.warnings)
     least = least_of(film.head, wish)
     bound = -1.0 if least is None else least  # a cosine is never less: whatever stands out counts
     found = film.find(curve, top=wish.top, least=bound, gap_s=wish.gap_s)
     if found.spans:
         found = Found(found.spans, [])
-    return Search(wish, number, curve, found, least, film.complete, film.warnings)
+    return Search(wish, number, curve, found, least, film.complete, warnings)
 
 
 def stills(clip: Clip, spans: Sequence[Span]) -> tuple[bytes, ...]:

@@ -117,6 +117,14 @@ def part(start: object, end: object) -> tuple[float | None, float | None]:
     return number(start, "start", 0), number(end, "end", 0)
 
 
+def whole_part(start: object, end: object) -> tuple[float, float]:
+    """Return a range in seconds; Refused where its start or its end is not given."""
+    first, last = part(start, end)
+    if first is None or last is None:
+        raise Refused("a range needs its start and its end")
+    return first, last
+
+
 def options_of(given: object) -> Options:
     """Return how a question is asked; what is not given, or None, is as usual.
 

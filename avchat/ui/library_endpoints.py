@@ -9,7 +9,7 @@ import gradio as gr
 from avchat.ui.app import App
 from avchat.ui.clip_column import MEDIA, in_words
 from avchat.ui.endpoints import Endpoint, model_limits
-from avchat.ui.given import how_many, number, uploaded
+from avchat.ui.given import how_many, number, uploaded, whole_part
 from avchat.ui.shelf import Status, library_add, library_files, library_ready, library_rebuild
 from avchat.ui.shelf import library_remove as remove
 from avchat.ui.shelf_search import LibraryWish, as_data, library_cut, library_find, library_like
@@ -87,6 +87,8 @@ class Shelf:
         """Find more that is like a part that was found. Args: start: of it, in seconds."""
         with in_words():
             visitor, start = self.app.visitors.of(request), number(start, "start", 0)
+            if start is None:
+                raise Refused("say where the part starts, in seconds")
             found = library_like(self.app, visitor, str(id), start, sense, how_many(top))
             return as_data(found)
 
@@ -94,8 +96,7 @@ class Shelf:
         """Cut a part, in seconds, out of a file of the library; return it as a file."""
         with in_words():
             visitor = self.app.visitors.of(request)
-            span = number(start, "start", 0), number(end, "end", 0)
-            out = library_cut(self.app, visitor, str(id), *span)
+            out = library_cut(self.app, visitor, str(id), *whole_part(start, end))
             return gr.FileData(path=str(out), orig_name=out.name).model_dump()
 
 

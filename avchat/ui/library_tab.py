@@ -20,10 +20,12 @@ from avchat.ui.clip_column import (
     PRIVATE,
     ClipColumn,
     in_words,
-    line_value,
+    kept_values,
+    missing_steps,
     open_steps,
     shown_clip,
 )
+from avchat.ui.clip_values import line_value
 from avchat.ui.clips import Clip
 from avchat.ui.library_files import FilesPart, connect_files, lay_out_files, overview
 from avchat.ui.moments_tab import WITH_TIME
@@ -69,7 +71,6 @@ class LibraryTab:
     go: gr.Button
     status: gr.HTML
     results: gr.HTML
-    cut: gr.File
     files: FilesPart
 
     @property
@@ -85,7 +86,7 @@ def lay_out(app: App) -> LibraryTab:
         elem_classes="avchat-query",
     )  # fmt: skip
     tries = [
-        (gr.Button(f"Try: {one.sought}", size="sm", elem_classes="avchat-try"), one.sought)
+        (gr.Button(say("lib_try") + one.sought, size="sm", elem_classes="avchat-try"), one.sought)
         for one in app.examples
         if one.sought and app.settings.library is None
     ]
@@ -112,12 +113,11 @@ def lay_out(app: App) -> LibraryTab:
     go = gr.Button(say("find"), variant="primary", elem_id="library-find")
     status = gr.HTML("", elem_id="library-status", min_height=24)
     found = results("library-results", ACTIONS, plays=False, ticks=False)
-    cut = gr.File(label=say("exported"), visible=False, interactive=False, elem_id="library-cut")
     at = gr.Number(0, visible=False)
     files = lay_out_files(app, filters[1])
     examples = [sound, picture, part]
     return LibraryTab(
-        text, tries, examples, sense, filters, at, go, status, found, cut, files
+        text, tries, examples, sense, filters, at, go, status, found, files
     )  # fmt: skip
 
 
@@ -221,7 +221,7 @@ def connect(
 
     Args: shown: this tab; after, more: as in `clip_column.connect`.
     """
-    outputs = [tab.status, tab.results, tab.cut]
+    outputs = [tab.status, tab.results]
 
     def shelf(request: gr.Request, name: str | None, progress: gr.Progress = BAR) -> list[Any]:
         """Show what is in the library; the first time, the examples are put into it."""
@@ -237,12 +237,8 @@ def connect(
         try:
             found = look()
         except FAULTS as error:
-            return [alert(str(error)), None, gr.File(None, visible=False)]
-        return [
-            COMPARED[found.sense],
-            list_value(found, f"library-{next(SEARCHES)}"),
-            gr.File(None, visible=False),
-        ]
+            return [alert(str(error)), None]
+        return [COMPARED[found.sense], list_value(found, f"library-{next(SEARCHES)}")]
 
     def look(
         request: gr.Request,
@@ -256,8 +252,6 @@ def connect(
         return searched(visitor, lambda: library_find(app, visitor, wish, teller(progress)))
 
     def like(request: gr.Request, event: gr.EventData, top: float) -> list[Any]:
-        if not event.action.startswith("like_"):
-            return [gr.skip()] * len(outputs)
         visitor = app.visitors.of(request)
         with in_words():
             hash, start, _ = place_of(event)
@@ -265,11 +259,12 @@ def connect(
         return searched(visitor, lambda: library_like(app, visitor, hash, start, sense, int(top)))
 
     def download(request: gr.Request, event: gr.EventData) -> Any:
-        if event.action != "download":
-            return gr.skip()
+        visitor = app.visitors.of(request)
         with in_words():
-            path = library_cut(app, app.visitors.of(request), *place_of(event))
-        return gr.File(str(path), visible=True)
+            path = library_cut(app, visitor, *place_of(event))
+        if visitor.clip is None:
+            return gr.File([str(path)], visible=True)
+        return kept_values(visitor.clip, path)
 
     given = [tab.at, column.span, *tab.inputs]
     find = {**SEARCH, "js": WITH_TIME, "show_progress_on": tab.status}
@@ -281,8 +276,8 @@ def connect(
         event = button.click(lambda sought=sought: sought, None, [tab.text], queue=False, **PRIVATE)
         event.then(look, given, outputs, **find)
     often = {"trigger_mode": "multiple", "show_progress_on": tab.status}
-    tab.results.act(like, [tab.filters[7]], outputs, **often, **SEARCH)
-    tab.results.act(download, None, [tab.cut], **often, **PRIVATE, **MEDIA)
+    tab.results.more(like, [tab.filters[7]], outputs, **often, **SEARCH)
+    tab.results.cut(download, None, [column.exported], **often, **PRIVATE, **MEDIA)
     connect_opening(app, tab, column, asked, tabs, after, more)
     connect_files(app, tab.files)
 
@@ -315,12 +310,13 @@ def connect_opening(
         begun = False
         for clip, values in steps(app, visitor, hash, path, progress):
             step = dict(zip(column.outputs, values, strict=True))
-            if clip is not None and not begun:
-                step |= dict(zip(more, after(clip, ""), strict=True))
+            if clip is not None and not begun and visitor.clip is clip:
+                question = "" if clip.exchanges else clip.suggestion
+                step |= dict(zip(more, after(clip, question), strict=True))
             if clip is not None and begun:  # the person may have done something meanwhile
                 for part in (column.span, column.ask_span, column.export_span, column.exported):
                     del step[part]
-            elif clip is not None:
+            elif clip is not None and visitor.clip is clip:
                 step |= ask_values(column, asked, clip, start, end, event.action)
                 if not clip.info.is_still:
                     step[column.player] = playing(clip, start, end)
@@ -342,7 +338,9 @@ def steps(
         yield from open_steps(app, visitor, path, "", progress)
         return
     visitor.show(known[0])
-    yield known[0], shown_clip(visitor)
+    yield known[0], shown_clip(visitor, known[0])
+    for values in missing_steps(visitor, known[0], teller(progress)):
+        yield known[0], values
 
 
 def playing(clip: Clip, start: float, end: float) -> dict[str, Any]:

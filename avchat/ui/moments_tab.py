@@ -13,7 +13,15 @@ from avchat.ui.app import App
 from avchat.ui.ask_tab import AskTab, part_values
 from avchat.ui.asking import FAULTS
 from avchat.ui.chat_log import alert
-from avchat.ui.clip_column import FILE_TYPES, MEDIA, PRIVATE, ClipColumn, in_words, line_value
+from avchat.ui.clip_column import (
+    FILE_TYPES,
+    MEDIA,
+    PRIVATE,
+    ClipColumn,
+    in_words,
+    kept_values,
+)
+from avchat.ui.clip_values import line_value
 from avchat.ui.clips import Clip
 from avchat.ui.finding import MOST, chosen, export, find, title_of
 from avchat.ui.player import script
@@ -55,7 +63,6 @@ class MomentsTab:
     ticked: gr.State  # ids
     exports: gr.Column
     saves: list[gr.Button]
-    exported: gr.File
 
     @property
     def inputs(self) -> list[Any]:
@@ -66,7 +73,7 @@ class MomentsTab:
     @property
     def of_clip(self) -> list[Any]:
         """Return what a new clip or search changes; `for_clip` gives the values."""
-        shown = [self.status, self.plot, self.results, self.ticked, self.exports, self.exported]
+        shown = [self.status, self.plot, self.results, self.ticked, self.exports]
         return [*shown, self.go, self.stop]
 
 
@@ -125,13 +132,10 @@ def lay_out(app: App) -> MomentsTab:
                 gr.Button(say(name), size="sm", min_width=80, elem_id=name.replace("_", "-"))
                 for name in ("save_csv", "save_chapters", "save_edl", "save_clips")
             ]
-    exported = gr.File(
-        label=say("exported"), visible=False, interactive=False, elem_id="moments-file"
-    )
     at = gr.Number(0, visible=False)
     return MomentsTab(
         by, text, sound, clip, hints, sense, weigh, weight, least, gap, top, at, go, stop,
-        status, plot, found, gr.State([]), exports, saves, exported,
+        status, plot, found, gr.State([]), exports, saves,
     )  # fmt: skip
 
 
@@ -169,26 +173,17 @@ def wish_of(at: float, span: tuple[float, float] | None, *given: Any) -> Wish:
 def for_clip(clip: Clip | None) -> list[Any]:
     """Give the values of `MomentsTab.of_clip`: what was found in a clip last, or nothing."""
     if clip is None or clip.search is None:
-        return [
-            "",
-            None,
-            None,
-            [],
-            gr.Column(visible=False),
-            gr.File(None, visible=False),
-            *busy(False),
-        ]
+        return ["", None, None, [], gr.Column(visible=False), *busy(False)]
     return found_values(clip, clip.search)
 
 
 def found_values(clip: Clip, search: Search) -> list[Any]:
     """Give the values of `MomentsTab.of_clip` for a search, as far as it has come."""
     some = gr.Column(visible=search.over and bool(search.found.spans or search.found.misses))
-    file = gr.File(None, visible=False)
     words = html.escape(f"{title_of(search.wish)} ({BY_SENSE[search.wish.sense]})")
     warnings = "".join(f"<br>{html.escape(warning)}" for warning in search.warnings)
     shown = [f"{words}{warnings}", plotted(clip, search), list_value(clip, search)]
-    return [*shown, [] if not search.over else gr.skip(), some, file, *busy(not search.over)]
+    return [*shown, [] if not search.over else gr.skip(), some, *busy(not search.over)]
 
 
 BY_SENSE = {"both": "sound and picture", "sound": "by its sound", "picture": "by its picture"}
@@ -260,17 +255,21 @@ def connect(app: App, tab: MomentsTab, column: ClipColumn, asked: AskTab, tabs: 
         clip, drawn = visitor.clip, 0.0
         try:
             clip = visitor.in_view()
-            yield [gr.skip(), "", *[gr.skip()] * 5, *busy(True)]
+            yield [gr.skip(), "", *[gr.skip()] * 4, *busy(True)]
             for search in find(app, visitor, clip, wish, teller(progress)):
-                if search.over or monotonic() - drawn > EVERY_S:
+                due = search.over or monotonic() - drawn > EVERY_S
+                if due and visitor.clip is clip:  # else the person has gone on to another one
                     drawn = monotonic()
                     yield [line_value(clip), *found_values(clip, search)]
         except FAULTS as error:
             if clip is None or visitor.stops:  # something else is being done: it goes on
-                yield [gr.skip(), alert(str(error)), *[gr.skip()] * 5, *busy(False)]
+                yield [gr.skip(), alert(str(error)), *[gr.skip()] * 4, *busy(False)]
                 return
             clip.search = None  # what was found before does not answer this
-            yield [line_value(clip), alert(str(error)), *for_clip(clip)[1:]]
+            if visitor.clip is clip:
+                yield [line_value(clip), alert(str(error)), *for_clip(clip)[1:]]
+        if visitor.clip is not clip:
+            yield [*[gr.skip()] * 6, *busy(False)]
 
     def look(
         request: gr.Request,
@@ -288,9 +287,6 @@ def connect(app: App, tab: MomentsTab, column: ClipColumn, asked: AskTab, tabs: 
         request: gr.Request, event: gr.EventData, top: float, progress: gr.Progress = BAR
     ) -> Iterator[list[Any]]:
         """Look for more that is like a result."""
-        if not event.action.startswith("like_"):
-            yield [gr.skip()] * len(outputs)
-            return
         visitor = app.visitors.of(request)
         with in_words():
             [span] = chosen(visitor.in_view(), [event.id])
@@ -301,23 +297,11 @@ def connect(app: App, tab: MomentsTab, column: ClipColumn, asked: AskTab, tabs: 
     heavy: dict[str, Any] = {**PRIVATE, **MEDIA, "show_progress_on": tab.status}
     given = [*tab.inputs[:1], column.span, *tab.inputs[1:]]
     gr.on([tab.go.click, tab.text.submit], look, given, outputs, js=WITH_TIME, **heavy)
-    tab.results.act(like, [tab.top], outputs, **heavy)
+    tab.results.more(like, [tab.top], outputs, **heavy)
     tab.stop.click(stop, None, None, **QUICK)
     connect_choices(tab)
-    connect_examples(app, tab, column, tabs)
-    connect_exports(app, tab)
+    connect_exports(app, tab, column)
     connect_ask(app, tab, column, asked, tabs)
-
-
-def connect_examples(app: App, tab: MomentsTab, column: ClipColumn, tabs: gr.Tabs) -> None:
-    """Show the tab, with what there is to find, for an example that is made for it."""
-    for pick, one in zip(column.picks, app.examples, strict=True):
-        if one.sought:
-
-            def show(sought: str = one.sought) -> list[Any]:
-                return [sought, "text", gr.Tabs(selected="moments")]
-
-            pick.click(show, None, [tab.text, tab.by, tabs], **QUICK)
 
 
 def connect_choices(tab: MomentsTab) -> None:
@@ -339,13 +323,18 @@ def connect_choices(tab: MomentsTab) -> None:
     )
 
 
-def connect_exports(app: App, tab: MomentsTab) -> None:
+def connect_exports(app: App, tab: MomentsTab, column: ClipColumn) -> None:
     """Keep which results are ticked; write them to a file."""
 
     def tick(event: gr.EventData) -> list[str]:
         return [str(one) for one in event.ids]
 
-    tab.results.tick(tick, None, [tab.ticked], **QUICK)
+    def rest(request: gr.Request) -> list[Any]:
+        return busy(bool(app.visitors.of(request).stops))
+
+    outputs = [column.exported, tab.go, tab.stop]
+    # "multiple": of two ticks in a row both count
+    tab.results.tick(tick, None, [tab.ticked], trigger_mode="multiple", **QUICK)
     for button, form in zip(tab.saves, FORMS, strict=True):
 
         def save(
@@ -353,14 +342,18 @@ def connect_exports(app: App, tab: MomentsTab) -> None:
             ticked: list[str],
             form: str = form,
             progress: gr.Progress = BAR,
-        ) -> Any:
+        ) -> Iterator[list[Any]]:
+            visitor = app.visitors.of(request)
             with in_words():
-                path = export(app, app.visitors.of(request), form, ticked, teller(progress))
-            return gr.File(str(path), visible=True)
+                clip = visitor.in_view()
+                yield [gr.skip(), *busy(True)]
+                path = export(app, visitor, form, ticked, teller(progress))
+                files = kept_values(clip, path)
+            yield [files if visitor.clip is clip else gr.skip(), gr.skip(), gr.skip()]
 
-        button.click(
-            save, [tab.ticked], [tab.exported], show_progress_on=tab.status, **PRIVATE, **MEDIA
-        )
+        heavy: dict[str, Any] = {**PRIVATE, **MEDIA, "show_progress_on": tab.status}
+        saved = button.click(save, [tab.ticked], outputs, **heavy)
+        saved.then(rest, None, outputs[1:], trigger_mode="multiple", **QUICK)
 
 
 def connect_ask(
@@ -369,8 +362,6 @@ def connect_ask(
     """Make a result the range that the next question is about."""
 
     def ask_about(request: gr.Request, event: gr.EventData) -> list[Any]:
-        if event.action != "ask":
-            return [gr.skip()] * 7
         clip = app.visitors.of(request).in_view()
         with in_words():
             [found] = chosen(clip, [event.id])

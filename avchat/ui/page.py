@@ -85,8 +85,8 @@ def build(app: App) -> gr.Blocks:
             forget_session(page, request.session_hash)
 
         more = [*asked.of_clip, *found.of_clip]
-        clip_column.connect(app, column, after, more)
-        ask_events.connect(app, asked, column)
+        clip_column.connect(app, column, after, more, [found.text, found.by, tabs])
+        ask_events.connect(app, asked, column, tabs)
         moments_tab.connect(app, found, column, asked, tabs)
         library_tab.connect(app, library, column, asked, tabs, shelf, after, more)
         api_tab.connect(app, api, asked)

@@ -59,7 +59,8 @@ def shown(
         "kind": kind,
         "name": name,
         "key": key,
-        "subtitles": file_url(subtitles) if subtitles else "",
+        # a player shows new subtitles where their address is new
+        "subtitles": f"{file_url(subtitles)}?v={subtitles.stat().st_mtime_ns}" if subtitles else "",
         "start": start,
         "end": end,
         "fps": fps,

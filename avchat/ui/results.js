@@ -72,7 +72,7 @@ function goButton(item, number) {
 function go(item, number) {
   at = number;
   box.querySelectorAll(".av-result").forEach((row, k) => row.classList.toggle("av-now", k === at));
-  if (!given.plays) return trigger("act", { id: item.id, action: "open" });
+  if (!given.plays) return wish(item, "open");
   const { start, end } = item;
   document.dispatchEvent(new CustomEvent("avchat:play", { detail: { start, end } }));
 }
@@ -90,6 +90,21 @@ function tick(item) {
   return input;
 }
 
+// What Python is told by: it listens to each of these alone.
+const EVENTS = { like_sound: "more", like_picture: "more", download: "cut" };
+
+// The tab with the question comes up when Python says so: the person goes on typing there.
+function focusQuestion(tries = 40) {
+  const box = document.querySelector("#question textarea, #question input");
+  if (box && box.getClientRects().length) box.focus();
+  else if (tries) setTimeout(focusQuestion, 100, tries - 1);
+}
+
+function wish(item, action) {
+  trigger(EVENTS[action] || "act", { id: item.id, action });
+  if (action === "ask") focusQuestion();
+}
+
 function actions(item) {
   const group = node("span", { class: "av-acts", role: "group", "aria-label": spanOf(item) });
   for (const action of given.actions) {
@@ -98,7 +113,7 @@ function actions(item) {
     if (action === "like_picture" && item.picture === null) continue;
     const name = `${action}-${item.id}`;
     const button = node("button", { type: "button", "data-focus": name }, words[action]);
-    button.addEventListener("click", () => trigger("act", { id: item.id, action }));
+    button.addEventListener("click", () => wish(item, action));
     group.append(button);
   }
   return group;
@@ -137,7 +152,7 @@ document.addEventListener("avchat:result", (event) => {
   if (!buttons.length || !list.getClientRects().length) return;
   at = Math.max(0, Math.min(buttons.length - 1, at + event.detail.by));
   buttons[at].focus();
-  buttons[at].click();
+  if (given.plays) buttons[at].click(); // else Enter opens the whole clip
 }, { signal });
 
 watch("value", () => show(props.value));

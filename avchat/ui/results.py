@@ -1,7 +1,8 @@
 """A list of found parts as the page shows it: real buttons with pictures, scores, and why.
 
-Enters: `Result`s. Leaves: the value of one `gr.HTML`, drawn by results.js; its events `tick` and
-`act` tell Python which results are ticked and what is wanted of one. Only ids travel.
+Enters: `Result`s. Leaves: the value of one `gr.HTML`, drawn by results.js; its events `tick`,
+`act`, `more` and `cut` tell Python which results are ticked and what is wanted of one. Only ids
+travel.
 """
 
 import base64
@@ -50,10 +51,10 @@ def results(
 ) -> gr.HTML:
     """Make a list, empty; `listed` makes its values, None empties it.
 
-    Args: actions: buttons of each result, named as in results_words.json; each calls `.act(fn)`
-    with a `gr.EventData` that has `id` and `action`. plays: a click plays the span in the player at
-    once; else it is the action "open". ticks: they can be chosen, which calls `.tick(fn)` with
-    `ids`.
+    Args: actions: buttons of each result, named as in results_words.json; each calls `.act(fn)`,
+    like_sound and like_picture `.more(fn)`, download `.cut(fn)`, with a `gr.EventData` that has
+    `id` and `action`. plays: a click plays the span in the player at once; else it is the action
+    "open". ticks: they can be chosen, which calls `.tick(fn)` with `ids`.
     """
     return gr.HTML(
         None,

@@ -1,6 +1,5 @@
 """Found moments -> files to take away: a table, chapters, an edit list, clips in a zip."""
 
-import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
@@ -37,7 +36,7 @@ def write_spans(
     if not spans:
         raise ExportError("nothing to export: tick some results first")
     folder.mkdir(exist_ok=True)
-    stem = re.sub(r"\W+", "_", Path(clip.name).stem) or "clip"
+    stem = clip.stem
     out = folder / f"{stem}_moments.{form}"
     writers: dict[str, Callable[[], None]] = {
         "csv": lambda: write_csv(out, spans, clip.name, overwrite=True),

@@ -24,10 +24,27 @@ from avchat.ui.clips import Clip
 
 RECENT = 6  # clips of a person that can be gone back to: our choice
 TOKEN_BYTES = 16
+GLANCE_S = 0.1  # between two looks at whether to go on waiting
 
 
 class Refused(ValueError):
     """What cannot be done, in one line in the user's words: no path, no name of code."""
+
+
+class Stopped(Refused):
+    """What the person has ended, or what has ended because something else took its place."""
+
+
+@contextmanager
+def holding(lock: Lock, stop: Event, said: str = "stopped") -> Iterator[None]:
+    """Hold a lock; Stopped, with these words, where the event is set while others hold it."""
+    while not lock.acquire(timeout=GLANCE_S):
+        if stop.is_set():
+            raise Stopped(said)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass
@@ -40,6 +57,8 @@ class Visitor:
     stops: set[Event] = field(default_factory=set)  # of what runs or waits for this person
     openings: set[Event] = field(default_factory=set)  # of clips that are being opened
     unseen: set[Event] = field(default_factory=set)  # of those whose clip is not in view yet
+    latest: Event | None = None  # of the opening that began last
+    passing: set[Event] = field(default_factory=set)  # of what ends when another clip is shown
     asides: set[Event] = field(default_factory=set)  # of what nobody waits for
     last_s: float = field(default_factory=monotonic)
     lock: Lock = field(default_factory=Lock)
@@ -50,6 +69,9 @@ class Visitor:
             self.clips.pop(clip.id, None)
             self.clips[clip.id] = clip
             self.unseen.clear()
+            if clip is not self.clip:
+                for event in self.passing:
+                    event.set()
             self.clip = clip
             while len(self.clips) > RECENT:
                 gone = self.clips.pop(next(iter(self.clips)))
@@ -84,6 +106,7 @@ class Visitor:
                 event.set()
             self.openings.add(stop)
             self.unseen.add(stop)
+            self.latest = stop
         try:
             yield stop
         finally:
@@ -105,17 +128,20 @@ class Visitor:
                 self.asides.discard(stop)
 
     @contextmanager
-    def doing(self, most: int, stop: Event | None = None) -> Iterator[Event]:
+    def doing(
+        self, most: int, stop: Event | None = None, *, passing: bool = False
+    ) -> Iterator[Event]:
         """Do one thing for this person, until the event is set; Refused while others run.
 
         Args: most: how many may run at a time; stop: an event that was made before, for what had
-        to wait.
+        to wait; passing: it is of use for the clip in view alone, and ends when another is shown.
         """
         stop = stop or Event()
         with self.lock:
             if len(self.stops - {stop}) >= most:
                 raise Refused("one thing at a time: wait for the last one, or stop it")
             self.stops.add(stop)
+            self.passing |= {stop} if passing else set()
             for event in self.asides:
                 event.set()
         try:
@@ -124,6 +150,7 @@ class Visitor:
             self.last_s = monotonic()
             with self.lock:
                 self.stops.discard(stop)
+                self.passing.discard(stop)
 
 
 class Visitors:
