@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.page, pytest.mark.timeout(400)]
 AXE = Axe()
 # A button that is enabled again is pale for a moment.
-ASK_IS_WHOLE = """() => {
-  const ask = document.querySelector("#ask");
-  return !ask.disabled && getComputedStyle(ask).opacity === "1";
+# What Gradio is still writing is pale, and so is all in it.
+IS_WHOLE = """(selector) => {
+  const found = document.querySelector(selector);
+  for (let one = found; one; one = one.parentElement)
+    if (getComputedStyle(one).opacity !== "1") return false;
+  return Boolean(found) && !found.disabled;
 }"""
 # What each tab shows last of all, by its id.
 DRAWN = {
@@ -76,12 +79,13 @@ def stages(page: "Page") -> Iterator[str]:
     take_example(page)
     ask(page, page.input_value("#question textarea, #question input"))
     page.locator('#talk a[href^="#avchat-evidence-"]').first.click()
-    page.wait_for_selector("#panel section.evidence")
-    page.wait_for_function(ASK_IS_WHOLE)
+    for part in ("#panel section.evidence h2", "#ask"):
+        page.wait_for_function(IS_WHOLE, arg=part, timeout=WAIT_MS)
     yield "evidence"
     page.click("#compare")
     page.locator("#panel .columns > div").nth(2).wait_for(timeout=WAIT_MS)
-    page.wait_for_function(ASK_IS_WHOLE)
+    for part in ("#panel .columns", "#ask"):
+        page.wait_for_function(IS_WHOLE, arg=part, timeout=WAIT_MS)
     page.locator("#settings > button").click()
     page.wait_for_selector("#temperature input")
     yield "comparison and settings"

@@ -18,6 +18,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from pages import (
     QUESTION,
+    WAIT_MS,
     Running,
     ask,
     file_at,
@@ -36,7 +37,7 @@ from avchat.world.clip_file import write_film
 from avchat.world.scenes import Scene
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 pytestmark = [pytest.mark.page, pytest.mark.timeout(400)]
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,6 +96,21 @@ def test_only_what_an_action_made_is_served(small: Running, client: Client, clip
 
     assert len(icons_of(address)) == len(app.examples)
     assert all(file_at(address, icon).status_code == 200 for icon in icons_of(address))
+
+
+@pytest.fixture
+def new_context(browser: "Browser") -> Iterator[Callable[[], "BrowserContext"]]:
+    """Browsers of different visitors, closed at the end, whatever went wrong."""
+    contexts = []
+
+    def opened() -> "BrowserContext":
+        contexts.append(browser.new_context())
+        contexts[-1].set_default_timeout(WAIT_MS)
+        return contexts[-1]
+
+    yield opened
+    for context in contexts:
+        context.close()
 
 
 @pytest.fixture
@@ -188,7 +204,11 @@ def test_what_is_no_clip_is_one_line(client: Client, clip: Path, tmp_path: Path)
 
 
 def test_too_long_and_too_large(
-    small: Running, client: Client, browser: "Browser", scene: Scene, tmp_path: Path
+    small: Running,
+    client: Client,
+    new_context: Callable[[], "BrowserContext"],
+    scene: Scene,
+    tmp_path: Path,
 ) -> None:
     long = tmp_path / "long.mp4"
     write_film([scene, scene], long)
@@ -197,7 +217,7 @@ def test_too_long_and_too_large(
     large.write_bytes(bytes(2_000_000))
     sent = httpx.post(f"{small[1]}/gradio_api/upload", files={"files": large.read_bytes()})
     assert sent.status_code == 413
-    context = browser.new_context()
+    context = new_context()
     page = context.new_page()
     page.goto(small[1])
     upload(page, large)
@@ -206,10 +226,10 @@ def test_too_long_and_too_large(
 
 
 def test_who_comes_when_the_queue_is_full_is_told(
-    small: Running, browser: "Browser", clip: Path
+    small: Running, new_context: Callable[[], "BrowserContext"], clip: Path
 ) -> None:
     app, address, _ = small
-    contexts = [browser.new_context() for _ in range(3)]
+    contexts = [new_context() for _ in range(3)]
     pages = [context.new_page() for context in contexts]
     for page in pages:
         page.goto(address)
@@ -248,7 +268,7 @@ def test_one_thing_at_a_time(small: Running, client: Client, clip: Path) -> None
 
 
 def test_a_closed_tab_leaves_nothing(
-    small: Running, browser: "Browser", clip: Path, tmp_path: Path
+    small: Running, new_context: Callable[[], "BrowserContext"], clip: Path, tmp_path: Path
 ) -> None:
     app, address, blocks = small
 
@@ -258,7 +278,7 @@ def test_a_closed_tab_leaves_nothing(
 
     wait_until(lambda: not app.visitors.all)  # who was here before has left
     before, sessions = files(), set(blocks.state_holder.session_data)
-    context = browser.new_context()
+    context = new_context()
     page = context.new_page()
     page.goto(address)
     open_clip(page, Path(shutil.copy(clip, tmp_path / "closed.mp4")))
@@ -283,10 +303,13 @@ def test_a_closed_tab_leaves_nothing(
 
 
 def test_a_fault_of_ours_shows_nothing_of_this_machine(
-    small: Running, browser: "Browser", clip: Path, capfd: pytest.CaptureFixture[str]
+    small: Running,
+    new_context: Callable[[], "BrowserContext"],
+    clip: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     app, address, _ = small
-    context = browser.new_context()
+    context = new_context()
     page = context.new_page()
     page.goto(address)
     open_clip(page, clip)
@@ -325,11 +348,11 @@ def test_without_the_password_nothing(model_folder: Path, home: Path, clip: Path
 def test_an_address_of_the_web_where_those_are_taken(
     small: Running,
     model_folder: Path,
-    browser: "Browser",
+    new_context: Callable[[], "BrowserContext"],
     clip: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    context = browser.new_context()
+    context = new_context()
     page = context.new_page()
     page.goto(small.address)
     page.wait_for_selector("#ask")
