@@ -67,7 +67,7 @@ class Ablate(Session):
     train: bool = False
     """Train variants on the world and compare them, instead of asking one model."""
     variants: tuple[str, ...] = ()
-    """With --train: which variants, by name (default: all)."""
+    """With --train: which variants, by how their names begin (default: all)."""
     recipe: tyro.conf.OmitArgPrefixes[Recipe] = Recipe()
     """With --train: how they are trained."""
 

@@ -21,6 +21,7 @@ from typing import Annotated
 
 import tyro
 
+from avchat.evaluation.items import EvalError
 from avchat.evaluation.judge import Judge, JudgeName
 from avchat.evaluation.judged_runs import (
     judge_run,
@@ -30,6 +31,7 @@ from avchat.evaluation.judged_runs import (
     price,
     spent,
 )
+from avchat.evaluation.judging import JUDGED
 from avchat.evaluation.progress import bar
 from avchat.evaluation.records import write_whole
 from avchat.evaluation.report import json_of
@@ -99,6 +101,8 @@ def main(run: Marking) -> None:
         report["price"] = price(*tokens, run.prices)
     write_whole(run.run / "judged.json", json_of(report, indent=1) + "\n")
     print(json_of(report) if run.json else "\n".join(judged_lines(report)))
+    if not any(one["n_scored"] for one in report["aspects"]):
+        raise EvalError(f"{run.run}: no reply holds a mark; what was said is in {JUDGED}")
 
 
 if __name__ == "__main__":

@@ -68,8 +68,7 @@ class Probe(Session):
 def main(run: Probe) -> None:
     """Ask each model what is missing, split, write, print."""
     asked = asked_of(run)
-    if not run.dry_run:
-        check_script(run.output)
+    check_script(run.output)
     limits = (run.seed, run.limit, run.dry_run)
     items, data = questions(run.data, run.output, run.clips, *limits)
     if run.dry_run:

@@ -59,6 +59,17 @@ def test_one_question_is_taken_at_a_time_and_a_refused_one_leaves_the_talk(
     assert page.locator("#talk .user").count() == 2
 
 
+def test_after_a_fault_the_buttons_are_right(
+    address: str, open_page: Callable[..., "Page"], silent_clip: Path
+) -> None:
+    page = open_page(address)
+    open_clip(page, silent_clip)
+    page.click("#save_vtt")
+    page.get_by_text("there is nothing to caption").wait_for()
+    page.locator("#ask:enabled").wait_for()
+    page.locator("#stop:disabled").wait_for()
+
+
 def test_stop_ends_a_comparison(address: str, open_page: Callable[..., "Page"], clip: Path) -> None:
     page = open_page(address)
     open_clip(page, clip)

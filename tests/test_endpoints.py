@@ -91,6 +91,8 @@ def test_a_talk_by_name(client: Client, asked: tuple[Path, str, str]) -> None:
     compared = client.predict(question, {}, api_name="/compare")
     assert [one["sense"] for one in compared] == ["both", "sound", "picture"]
     assert "**" + question in client.predict("md", api_name="/talk")
+    with pytest.raises(AppError, match="a talk is written as json or md, not 'html'"):
+        client.predict("html", api_name="/talk")
     assert len(json.loads(client.predict("json", api_name="/talk"))["talk"]) == 2
     assert client.predict(0, api_name="/rewind") == 0
     with pytest.raises(AppError, match="there is no such answer"):

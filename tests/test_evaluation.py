@@ -225,6 +225,8 @@ LINE = '{"video": "a.mp4", "question": "?", "answer": "x", %s}'
          "nothing to see or to hear"),
         (LINE % '"choices": ["x", "x"]', "names an answer twice"),
         (LINE % '"needs": "X"', "one of V, A, S, AV, not 'X'"),
+        (LINE % '"choices": ["x"]', "one answer alone"),
+        (LINE % '"start": NaN', '"start" must be seconds, not nan'),
         (LINE % '"also": "y"', '"also" must be a list of texts'),
         (LINE % '"also": [3]', '"also" must be a list of texts'),
         (LINE % '"start": 3, "end": 1', "from 3 s to 1 s is empty"),

@@ -11,6 +11,7 @@ from avchat.evaluation.judge import JudgeName
 from avchat.evaluation.judging import (
     INJECTED,
     Judged,
+    called,
     controls,
     report,
     report_lines,
@@ -45,7 +46,8 @@ def test_a_report_says_what_it_is_worth(endpoint: Endpoint, tmp_path: Path) -> N
     assert "control gold: 5.00 over 15 of 15 (expected 4.5 to 5)\n" in text
     assert "control other: 3.00 over 15 of 15 (expected 0 to 1): DO NOT TRUST" in text
     assert "control injected: 1.00 over 15 of 15 (expected 0 to 1)" in text
-    assert "exact match 33.3%" in text and "correctness v1, judge judge-2026-01-01: 3.67 [" in text
+    assert "exact match 33.3%" in text
+    assert "correctness v1, judge judge (answered as judge-2026-01-01): 3.67 [" in text
 
 
 def test_the_interval_is_wider_where_questions_share_a_clip(
@@ -135,3 +137,18 @@ def test_answers_that_are_missing_are_counted_and_bounded(
     assert (nothing["score"]["worst"], nothing["score"]["best"]) == (0, 5)
     text = "\n".join(report_lines(nothing))
     assert "judge: no mark of 5" in text and "nan" not in text and "DO NOT TRUST" not in text
+
+
+def test_a_judge_of_which_no_reply_can_be_read_is_not_to_be_trusted(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    made = items(2)
+    endpoint.script = [say("the moon is made of cheese")] * 20
+    rows = judged(tmp_path / "judged.jsonl", judge_at(endpoint), with_controls(made))
+    text = "\n".join(report_lines(report(NAME, CORRECTNESS, made, rows)))
+    assert "control gold: no mark in 2 replies: DO NOT TRUST THIS JUDGE" in text
+
+
+def test_a_judge_is_named_as_it_was_asked_for_and_as_it_answered() -> None:
+    assert called({"model": "judge", "returned": "judge-2026"}) == "judge (answered as judge-2026)"
+    assert called({"model": "judge", "returned": ""}) == "judge"

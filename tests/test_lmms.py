@@ -19,6 +19,7 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.models import MODEL_REGISTRY_V2
 
 from avchat import cli
+from avchat.evaluation.items import EvalError
 from avchat.evaluation.lmms_media import media_of
 from avchat.evaluation.lmms_model import AVChatMessages, AVChatSimple, parts_of, until
 from avchat.media import Media, MediaError, load_media
@@ -290,6 +291,15 @@ def test_a_talk_in_messages(world: Path) -> None:
     assert asked.turns[0].question == "be brief.\nwhat is there?"
     assert asked.media == [("video", docs[0]["video"])]
     assert isinstance(chat.answers([asked])[0].text, str)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("use_audio=maybe", "use_audio is True or False, not 'maybe'"), ("chioces=True", "chioces")],
+)
+def test_arguments_that_are_none(given: str, said: str) -> None:
+    with pytest.raises(EvalError, match=f"--model_args: .*{said}"):
+        AVChatSimple.create_from_arg_string(f"pretrained=tiny,{given}")
 
 
 def test_small_things() -> None:

@@ -38,6 +38,7 @@ COUNTS = ("5", "1,5", "1,500", "15")
         ("Yes, there is no dog.", YES_NO, "yes"),
         ("No, I did not see any tree in the video.", YES_NO, "no"),
         ("There is no tree", YES_NO, "no"),
+        ("I hear nothing: there is no sound.", YES_NO, None),  # of a beep that says nothing
         ("I see it. Yes!", YES_NO, "yes"),
         ("Yes. No.", YES_NO, None),
         ("yes or no", YES_NO, None),

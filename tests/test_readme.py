@@ -1,6 +1,7 @@
 """What the documents say is true: the commands parse, the files they name exist."""
 
 import contextlib
+import inspect
 import io
 import re
 import runpy
@@ -14,6 +15,9 @@ import pytest
 from avchat import __version__, cli
 from avchat.captions import read_captions
 from avchat.data import read_manifest
+from avchat.ui.endpoints import Actions
+from avchat.ui.finding_endpoints import Finding
+from avchat.ui.library_endpoints import Shelf
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "MODEL_CARD.md", "EXPERIMENTS.md"]
@@ -150,3 +154,14 @@ def test_the_version_is_the_same_everywhere() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'version = "{__version__}"' in project
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_docs_say_what_each_action_of_the_app_takes() -> None:
+    known = {
+        f"/{name}({', '.join([*inspect.signature(action).parameters][2:])})"
+        for kind in (Actions, Finding, Shelf)
+        for name, action in vars(kind).items()
+        if not name.startswith("_")
+    }
+    text = (ROOT / "docs" / "app.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(/\w+\([^)`]*\))`", text)) == known

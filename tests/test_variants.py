@@ -239,8 +239,11 @@ def test_a_folder_is_claimed_by_one(tmp_path: Path) -> None:
 def test_settings_that_cannot_be(wrong: dict, said: str) -> None:
     with pytest.raises(EvalError, match=said):
         replace(RECIPE, **wrong).check()
-    with pytest.raises(EvalError, match="no variant is called 'deaf'"):
-        chosen(("deaf",))
+    assert [one.name for one in chosen(("picture",))] == ["audio-visual, timeline", "picture only"]
+    assert len(chosen(())) == 7
+    for name in ("deaf", "p"):  # none, and two
+        with pytest.raises(EvalError, match=f"no variant, or several, are called '{name}'"):
+            chosen((name,))
 
 
 def test_names_of_folders_are_apart() -> None:

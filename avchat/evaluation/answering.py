@@ -40,7 +40,7 @@ from avchat.prompt import PromptError
 from avchat.spoken import fitting, spoken
 from avchat.transcripts import Line, Transcriber
 
-NEXT = 3  # clips that are tried, in their order, for another clip's sound
+NEXT = 8  # clips that are tried, in their order, for another clip's sound
 AHEAD = 2  # lists of clips that are decoded while the model answers
 
 Told = Callable[[int, int], None]  # answers that are there, of how many

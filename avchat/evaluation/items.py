@@ -9,6 +9,7 @@ user's own:
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ def items_of(path: Path, number: int, row: dict[str, Any], root: Path | None = N
         raise EvalError(f'{where}: "choices" must be a list of texts')
     if choices and row["answer"] not in choices:
         raise EvalError(f"{where}: the answer, {row['answer']!r:.40}, is not among the choices")
+    if len(choices) == 1:
+        raise EvalError(f'{where}: "choices" names one answer alone: it would always be right')
     if len(set(choices)) < len(choices):
         raise EvalError(f'{where}: "choices" names an answer twice')
     also = row.get("also") or []
@@ -139,6 +142,8 @@ def _check_part(where: str, start: Any, end: Any) -> None:
     for name, value in (("start", start), ("end", end)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise EvalError(f'{where}: "{name}" must be seconds, not {value!r:.20}')
+        if value is not None and not math.isfinite(value):
+            raise EvalError(f'{where}: "{name}" must be seconds, not {value}')
     if (start or 0) < 0 or (end is not None and end <= (start or 0)):
         raise EvalError(f"{where}: the part from {start or 0} s to {end} s is empty")
 

@@ -254,7 +254,7 @@ def judged_table(reports: Sequence[Row]) -> str:
     by = judging.one_judge(one for one in found if one["n_scored"])
     names = list(dict.fromkeys(one["aspect"] for one in found))
     head = [f"{name}, of {TOP}" for name in names]
-    lines = [f"judge: {by.get('returned') or found[0]['model']}", ""]
+    lines = [f"judge: {judging.called(found[0] | by)}", ""]
     lines += [line(["run", "model", "n", *head, "exact, %"])]
     lines.append(line(["---"] * (len(names) + 4)))
     for report in reports:

@@ -322,7 +322,7 @@ def _control(name: str, rows: Sequence[Row]) -> Row:
 def report_lines(found: Row) -> list[str]:
     """Word a report for a terminal; a control that is off comes with a warning."""
     score, count = found["score"], found["n"]
-    named = f"{found['aspect']} v{found['version']}, judge {found['returned'] or found['model']}"
+    named = f"{found['aspect']} v{found['version']}, judge {called(found)}"
     lines = [
         f"{named}: {mark_of(found)} of {TOP}",
         f"  n {count}, missing {found['n_missing']}, unparsed {found['n_unparsed']}, "
@@ -344,6 +344,8 @@ def report_lines(found: Row) -> list[str]:
         low, high = check["expected"]
         if not check["n_scored"]:
             why = "not marked yet" if check["n"] else "none could be made of these answers"
+            if check["n_unparsed"] or check["n_refused"]:
+                why = f"no mark in {check['n']} replies: DO NOT TRUST THIS JUDGE"
             lines.append(f"  control {name}: {why}")
             continue
         sound = "" if check["as_expected"] else ": DO NOT TRUST THIS JUDGE"
@@ -352,6 +354,12 @@ def report_lines(found: Row) -> list[str]:
             f"(expected {low:g} to {high:g}){sound}"
         )
     return lines
+
+
+def called(found: Row) -> str:
+    """Name a judge as it was asked for, and as it answered where that is another name."""
+    returned, model = found.get("returned"), found["model"]
+    return model if returned in (None, "", model) else f"{model} (answered as {returned})"
 
 
 def mark_of(found: Row) -> str:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from avchat.batch import decode_together
 from avchat.decoding import Said, Thread, picker
 from avchat.encoders import Features, Sense
+from avchat.evaluation.items import EvalError
 from avchat.evaluation.lmms_media import Kind, media_of
 from avchat.media import Media, MediaError
 from avchat.model import AVChat
@@ -62,6 +63,13 @@ class Pair(tuple[float, bool]):
         return ""
 
 
+def check_arguments(switches: dict[str, object]) -> None:
+    """Raise EvalError for a switch of --model_args that is neither true nor false."""
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise EvalError(f"--model_args: {name} is True or False, not {value!r:.40}")
+
+
 class AVChatSimple(lmms):
     """The simple way: a text, and a list of media."""
 
@@ -76,8 +84,12 @@ class AVChatSimple(lmms):
         choices: bool = False,
         batch_size: int | str = 1,
         device: str | None = None,
+        **unknown: object,
     ) -> None:
         super().__init__()
+        check_arguments({"use_audio": use_audio, "use_picture": use_picture, "choices": choices})
+        if unknown:
+            raise EvalError(f"--model_args: avchat has no {', '.join(sorted(unknown))}")
         place = card_of(device, os.environ, torch.cuda.device_count())
         self.model = AVChat.from_pretrained(pretrained, device=place).eval()
         self.frames = frames or self.model.config.frames

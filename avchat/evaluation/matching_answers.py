@@ -18,7 +18,7 @@ NUMBERS = (
 DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)}
 FILLERS = frozenset("the a an it is it's its there are".split())  # before an answer
 ARTICLES = frozenset("the a an".split())
-DENIALS = frozenset("no not never neither nor without cannot".split())
+DENIALS = frozenset("no not never neither nor without cannot nothing none nobody".split())
 SIGNS = str.maketrans({"\u2019": "'", "\u2212": "-", "\u266f": "#"})  # as keyboards have them
 # a minus is none between words or numbers ("ten-year", "5-10"), a sharp only at a word's end
 WORD = re.compile(r"(?:(?<![\w)-])-)?\d+(?:[.,]\d+)*|[^\W_]+(?:'[^\W_]+)*(?:#(?!\w))?")

@@ -71,12 +71,12 @@ def answer(run: Session, items: Sequence[Item], asking: Asking, data: Row) -> bo
 
     Args: data: names what was asked, for the manifest.
     """
+    check_script(run.output)
     model = AVChat.from_pretrained(run.model).eval()
     if run.dry_run:
         found = plan_of(run, model, items, asking)
         print(json_of(found) if run.json else plan_lines(found))
         return False
-    check_script(run.output)
     with bar("answers") as told:
         facts = {"data": data, "limit": run.limit, "name": run.model}
         asked = generate(model, items, asking, run.output, facts=facts, clips=run.batch, told=told)

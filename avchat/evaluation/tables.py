@@ -26,9 +26,10 @@ def condition_table(report: Row, against: str = "full") -> str:
     for group, one in conditions[against].items():
         cells = [accuracy(scores[group]) for scores in conditions.values()]
         lines.append(line([group, str(one["n"]), *cells]))
-    lines += ["", f"Against {against}, paired, in points (95 % interval over clips):", ""]
-    lines += [line(["condition", "n", "difference", "p", "lost", "gained", "verdict"])]
-    lines += [line(["---"] * 7)]
+    if report["against"]:
+        lines += ["", f"Against {against}, paired, in points (95 % interval over clips):", ""]
+        lines += [line(["condition", "n", "difference", "p", "lost", "gained", "verdict"])]
+        lines += [line(["---"] * 7)]
     for name, groups_of in report["against"].items():
         for group, one in groups_of.items():
             if group == ALL or one["verdict"] in ("better", "worse"):
@@ -145,10 +146,10 @@ def yes_no_table(verdicts: Sequence[Verdict]) -> str:
         said = [says_yes(v.said or "") for v in some]
         right = [v.answer.lower() == "yes" for v in some]
         hits = sum(a and b for a, b in zip(said, right, strict=True))
-        shares = [sum(said) / len(some), sum(right) / len(some)]
-        shares += [hits / max(1, sum(said)), hits / max(1, sum(right))]
-        shares.append(2 * hits / max(1, sum(said) + sum(right)))
-        lines.append(line([name, str(len(some)), *(f"{100 * share:.1f}" for share in shares)]))
+        shares = [(sum(said), len(some)), (sum(right), len(some))]
+        shares += [(hits, sum(said)), (hits, sum(right)), (2 * hits, sum(said) + sum(right))]
+        cells = [f"{100 * part / of:.1f}" if of else NONE for part, of in shares]
+        lines.append(line([name, str(len(some)), *cells]))
     return "\n".join(lines) if asked else ""
 
 

@@ -90,12 +90,19 @@ class Recipe:
 
 
 def chosen(names: tuple[str, ...]) -> list[Variant]:
-    """Find variants by their names, the first one always with them; EvalError for an unknown."""
-    known = {variant.name: variant for variant in VARIANTS}
+    """Find variants by how their names begin, the first one always with them.
+
+    Raises:
+        EvalError: a name is none's, or several begin so.
+    """
+    found = {VARIANTS[0].name} if names else {variant.name for variant in VARIANTS}
     for name in names:
-        if name not in known:
-            raise EvalError(f"no variant is called {name!r}: there are {', '.join(known)}")
-    return [v for k, v in enumerate(VARIANTS) if not names or v.name in names or not k]
+        meant = [variant.name for variant in VARIANTS if variant.name.startswith(name)]
+        if len(meant) != 1:
+            known = "; ".join(f'"{variant.name}"' for variant in VARIANTS)
+            raise EvalError(f"no variant, or several, are called {name!r}: there are {known}")
+        found.add(meant[0])
+    return [variant for variant in VARIANTS if variant.name in found]
 
 
 @dataclass(frozen=True)

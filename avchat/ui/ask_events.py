@@ -8,6 +8,7 @@ import gradio as gr
 from avchat.ui.app import App
 from avchat.ui.ask_tab import DEFAULTS, AskTab, messages, options_of, part_values, transcript_of
 from avchat.ui.asking import (
+    COMPARED,
     FAULTS,
     agreed,
     ask,
@@ -23,6 +24,7 @@ from avchat.ui.chat_log import alert, as_json, as_markdown, comparison_panel, ev
 from avchat.ui.clip_column import (
     PRIVATE,
     ClipColumn,
+    however_it_ends,
     in_words,
     kept_values,
     span_of,
@@ -282,13 +284,15 @@ def connect_panel(app: App, tab: AskTab, column: ClipColumn, slow: dict[str, Any
                     return
                 found.append(one)
                 yield [gr.HTML(comparison_panel(asked, found, notice), visible=True), *busy(True)]
+            if len(found) < len(COMPARED):
+                gr.Info("stopped: the comparison is not whole")
 
     shown, rest = [tab.panel, tab.ask, tab.stop], rest_of(app)
     weighed = tab.links.select(evidence, None, shown, **slow)
     given = [tab.question, tab.part_of, *tab.settings]
     compared = tab.compare.click(side_by_side, given, shown, show_progress_on=column.status, **slow)
     for event in (weighed, compared):
-        event.then(rest, None, [tab.ask, tab.stop], trigger_mode="multiple", **QUICK)
+        however_it_ends(event, rest, [tab.ask, tab.stop])
 
 
 def rest_of(app: App) -> Callable[..., Any]:
@@ -330,7 +334,7 @@ def connect_exports(app: App, tab: AskTab, column: ClipColumn) -> None:
     # Without a limit of its own it would set that of everything under this id to Gradio's, 1.
     slow: dict[str, Any] = {**PRIVATE, **MODEL, "concurrency_limit": app.settings.at_once}
     written = tab.exports[2].click(caption, None, shown, show_progress_on=column.status, **slow)
-    written.then(rest_of(app), None, shown[3:], trigger_mode="multiple", **QUICK)
+    however_it_ends(written, rest_of(app), shown[3:])
 
 
 def buttons(visitor: Visitor) -> list[Any]:

@@ -45,8 +45,10 @@ def said(exchange: Exchange, number: int, notice: str) -> str:
     text = linked(exchange.answer)
     if exchange.state == "waiting":
         return f'<span class="receipt" lang="en">{WAITING}</span>'
+    if exchange.state == "stopped" and not text:
+        return '<span class="receipt" lang="en">Stopped before the first word.</span>'
     if exchange.receipt is None:
-        return text or ("Stopped." if exchange.state == "stopped" else "...")
+        return text or "..."
     words = receipt_words(exchange.receipt, notice)
     words = f"Stopped. {words}" if exchange.state == "stopped" else words
     line = f'<span class="receipt" lang="en">{html.escape(words)}</span>'

@@ -28,6 +28,7 @@ from avchat.ui.visitors import Refused, Stopped, Visitor
 from avchat.ui.words import say
 
 FILE_TYPES = ["video", "audio", "image"]
+STOPPED, SHORT_S = "Stopped", 5.0
 # What decodes and copies files runs beside what answers, two at a time.
 MEDIA: dict[str, Any] = {"concurrency_id": "media", "concurrency_limit": 2}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -213,7 +214,7 @@ def connect_span(app: App, column: ClipColumn) -> None:
     column.exported.change(None, None, None, js=SHOW_EXPORTED, **PRIVATE)
     outputs = [column.exported, column.stop]
     cut = column.export_span.click(export, [column.span], outputs, **PRIVATE, **MEDIA)
-    cut.then(rest, None, [column.stop], queue=False, **PRIVATE)
+    however_it_ends(cut, rest, [column.stop])
     column.stop.click(stop, None, None, queue=False, **PRIVATE)
 
 
@@ -234,15 +235,24 @@ def export_range(app: App, visitor: Visitor, span: tuple[float, float] | None) -
     out = folder / f"{clip.path.stem}_{start:.1f}-{end:.1f}{ending}"
     with visitor.doing(app.settings.per_person) as stop:
         if cut_isolated(clip.path, start, end, out, exact=True, overwrite=True, stop=stop) is None:
-            raise Refused("stopped: nothing was cut")
+            raise Stopped("stopped: nothing was cut")
     return out
+
+
+def however_it_ends(event: Any, rest: Callable[..., Any], outputs: list[Any]) -> None:
+    """Follow an event with what puts the buttons right: after a fault `then` is not called."""
+    for follow in (event.then, event.failure):
+        follow(rest, None, outputs, queue=False, trigger_mode="multiple", **PRIVATE)
 
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """Show what goes wrong as one line, until the person closes it."""
+    """Show what goes wrong as one line, until the person closes it; what they ended is no fault."""
     try:
         yield
+    except Stopped as ended:
+        said = gr.Error(str(ended), duration=SHORT_S, title=STOPPED, print_exception=False)
+        raise said from ended
     except (*FAULTS, ExportError) as error:
         raise gr.Error(said_of(error), duration=None, print_exception=False) from error
 

@@ -27,6 +27,8 @@ from avchat.ui.progress import silent
 from avchat.ui.tools import SenseName, Tools
 from avchat.ui.visitors import Refused
 
+FORMS = {"json": as_json, "md": as_markdown}  # of a talk
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -220,8 +222,9 @@ class Actions:
     def talk(self, request: gr.Request, form: Literal["json", "md"]) -> str:
         """Return the talk about the clip in view as JSON or as Markdown."""
         with in_words():
-            clip = self.app.visitors.of(request).in_view()
-            return as_markdown(clip) if form == "md" else as_json(clip)
+            if form not in FORMS:
+                raise Refused(f"a talk is written as {' or '.join(FORMS)}, not {form!r:.20}")
+            return FORMS[form](self.app.visitors.of(request).in_view())
 
     def captions(self, request: gr.Request) -> str:
         """Write captions of the clip in view: WebVTT of what is said, or else of what is heard."""

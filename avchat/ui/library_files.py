@@ -167,7 +167,9 @@ def connect_files(app: App, part: FilesPart) -> None:
     def add(request: gr.Request, path: str, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
         visitor, told = app.visitors.of(request), teller(progress)
         if not path.strip():  # what was said of the last files stays
-            raise gr.Error("name a file or a folder of this machine", print_exception=False)
+            gr.Info("name a file or a folder of this machine; chosen files add themselves")
+            yield [gr.skip()] * len(outputs)
+            return
         yield from changed(lambda: library_add(app, visitor, [path], told, uploaded=False))
 
     def rebuild(request: gr.Request, progress: gr.Progress = BAR) -> Iterator[list[Any]]:

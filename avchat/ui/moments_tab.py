@@ -18,6 +18,7 @@ from avchat.ui.clip_column import (
     MEDIA,
     PRIVATE,
     ClipColumn,
+    however_it_ends,
     in_words,
     kept_values,
 )
@@ -353,7 +354,7 @@ def connect_exports(app: App, tab: MomentsTab, column: ClipColumn) -> None:
 
         heavy: dict[str, Any] = {**PRIVATE, **MEDIA, "show_progress_on": tab.status}
         saved = button.click(save, [tab.ticked], outputs, **heavy)
-        saved.then(rest, None, outputs[1:], trigger_mode="multiple", **QUICK)
+        however_it_ends(saved, rest, outputs[1:])
 
 
 def connect_ask(

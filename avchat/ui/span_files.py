@@ -13,6 +13,7 @@ from avchat.media import MediaInfo
 from avchat.moments import Span
 from avchat.ui.clips import Clip
 from avchat.ui.progress import Told, silent
+from avchat.ui.visitors import Stopped
 
 FORMS = ("csv", "vtt", "edl", "zip")
 
@@ -67,6 +68,6 @@ def write_clips(
                 part = Path(folder) / name
                 done = cut_isolated(clip.path, span.start, span.end, part, exact=True, stop=stop)
                 if done is None:
-                    raise ExportError("stopped: no clips were cut")
+                    raise Stopped("stopped: no clips were cut")
                 target.write(part, name)
         whole.replace(out)
