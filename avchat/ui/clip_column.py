@@ -141,14 +141,14 @@ def connect(
     ) -> Iterator[list[Any]]:
         """Open a clip; the tabs change once, since somebody may be typing by the next step."""
         begun = False
-        given: Any = None  # the upload is taken back once: the next one is welcome
         for clip, values in open_steps(app, visitor, path, question, progress):
             first = clip is not None and clip is visitor.clip and not begun
             others = after(clip, question) if first else [gr.skip()] * len(more)
             wish = [sought, "text", gr.Tabs(selected="moments")]
+            # the upload is taken back at first: the next one is welcome
+            given = gr.skip() if begun else None
             begun = begun or first
             yield [*values, *others, *(wish if first and sought else [gr.skip()] * 3), given]
-            given = gr.skip()
 
     def upload(request: gr.Request, path: str, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
         yield from opened(app.visitors.of(request), Path(path), "", progress)
@@ -172,7 +172,7 @@ def connect(
             return [gr.skip()] * len(outputs)
         visitor.show(clip)
         question = "" if clip.exchanges else clip.suggestion
-        return [*shown_clip(visitor, clip), *after(clip, question)]
+        return [*shown_clip(visitor, clip, busy=lacks_survey(clip)), *after(clip, question)]
 
     def complete(request: gr.Request, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
         visitor = app.visitors.of(request)
@@ -283,8 +283,9 @@ def open_steps(
                     path = fetched(path, app.settings, Path(folder), told, stop)
                 clip = open_clip(visitor, path, app.settings, told, stop, suggestion=question)
             yield clip, shown_clip(visitor, clip, busy=True)
-            survey(clip, told, stop)
-            yield clip, later_values(visitor, clip, busy=True)
+            if not clip.info.is_still:
+                survey(clip, told, stop)
+                yield clip, later_values(visitor, clip, busy=True)
             if not stop.is_set():
                 with suppress(Stopped):
                     app.engine.talk(clip, Options(), told, stop)
@@ -295,20 +296,25 @@ def open_steps(
         yield None, refused_values(visitor, str(error))
         if before is not None and before is visitor.clip and not stop.is_set():
             for values in missing_steps(visitor, before, told):
-                yield None, values
+                yield None, [gr.skip(), *values[1:]]  # the error stays
+
+
+def lacks_survey(clip: Clip) -> bool:
+    """Tell whether it is not known how a clip sounds over time, and could be."""
+    return clip.contour is None and not clip.info.is_still
 
 
 def missing_steps(visitor: Visitor, clip: Clip, told: Told) -> Iterator[list[Any]]:
     """Find out how a clip in view sounds where that was given up for another clip.
 
-    Each step gives values for the column's outputs.
+    It gives values for the column's outputs, once: of two steps that follow at once the page loses
+    what the second one skips (its client applies it to the first, before that is shown).
     """
-    if clip.contour is not None or clip.info.is_still:
+    if not lacks_survey(clip):
         return
     try:
         with visitor.opening() as stop:
             visitor.unseen.discard(stop)  # the clip is in view: it can be asked about
-            yield later_values(visitor, clip, busy=True)
             survey(clip, told, stop)
     except FAULTS as error:
         gr.Info(str(error))

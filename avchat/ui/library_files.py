@@ -147,13 +147,14 @@ def connect_files(app: App, part: FilesPart) -> None:
 
     def changed(change: Callable[[], Iterator[list[Status]]]) -> Iterator[list[Any]]:
         """Show how far a change is, then what is in the library."""
-        still = [gr.skip()] * 4
+        still, said = [gr.skip()] * 4, gr.skip()
         try:
             for found in change():
-                yield [states_of(found), *still]
+                said = states_of(found)
+                yield [said, *still]
         except FAULTS as error:
-            yield [alert(str(error)), *still]
-        yield [gr.skip(), *overview(app)]
+            said = alert(str(error))
+        yield [said, *overview(app)]  # all of it: what a next step skips may never be shown
 
     def upload(
         request: gr.Request, paths: list[str] | None, progress: gr.Progress = BAR
@@ -161,8 +162,7 @@ def connect_files(app: App, part: FilesPart) -> None:
         visitor: Visitor = app.visitors.of(request)
         told = teller(progress)
         for values in changed(lambda: library_add(app, visitor, paths or [], told)):
-            yield [*values, gr.skip()]
-        yield [*[gr.skip()] * len(outputs), None]
+            yield [*values, None]  # what was given is taken: the next is welcome
 
     def add(request: gr.Request, path: str, progress: gr.Progress = BAR) -> Iterator[list[Any]]:
         visitor, told = app.visitors.of(request), teller(progress)

@@ -21,6 +21,7 @@ from avchat.ui.clip_column import (
     ClipColumn,
     in_words,
     kept_values,
+    lacks_survey,
     missing_steps,
     open_steps,
     shown_clip,
@@ -313,6 +314,7 @@ def connect_opening(
             if clip is not None and not begun and visitor.clip is clip:
                 question = "" if clip.exchanges else clip.suggestion
                 step |= dict(zip(more, after(clip, question), strict=True))
+            # never at once after the step before, or the page loses what is left out here
             if clip is not None and begun:  # the person may have done something meanwhile
                 for part in (column.span, column.ask_span, column.export_span, column.exported):
                     del step[part]
@@ -338,7 +340,7 @@ def steps(
         yield from open_steps(app, visitor, path, "", progress)
         return
     visitor.show(known[0])
-    yield known[0], shown_clip(visitor, known[0])
+    yield known[0], shown_clip(visitor, known[0], busy=lacks_survey(known[0]))
     for values in missing_steps(visitor, known[0], teller(progress)):
         yield known[0], values
 
