@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -223,7 +224,8 @@ def told(address: str, *requests: tuple[str, dict[str, Any]]) -> "tuple[Any, lis
             offered = (await session.list_tools()).tools
             return offered, [await session.call_tool(*request) for request in requests]
 
-    return asyncio.run(talk())
+    with ThreadPoolExecutor(1) as apart:  # a browser's loop runs in this thread, once one was used
+        return apart.submit(asyncio.run, talk()).result()
 
 
 def test_four_tools(address: str, home: Path, asked: tuple[Path, str, str]) -> None:
