@@ -23,7 +23,7 @@ from avchat.evaluation.items import EvalError, Item, read_items
 from avchat.evaluation.question_only import guesses
 from avchat.evaluation.records import Row, write_whole
 from avchat.evaluation.report import groups_of, json_of, report_of
-from avchat.evaluation.session import Session, answer
+from avchat.evaluation.session import Session, answer, unscored
 from avchat.evaluation.tables import accuracy, cost_line, line, warnings
 from avchat.evaluation.verdicts import Verdict, read_verdicts
 from avchat.heads import sha256_of
@@ -67,8 +67,7 @@ def main(run: Benchmark) -> None:
     write_whole(run.output / "report.json", json_of(report, indent=1) + "\n")
     print(json_of(report) if run.json else table(report))
     if not report["counts"]["scored"]:
-        faults = report["faults"] or ["no answer names a choice"]
-        raise EvalError(f"{run.output}: nothing could be scored: {faults[0]}")
+        raise unscored(run.output, report["faults"])
 
 
 def facts_of(folder: Path) -> Row:

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avchat.evaluation.conditions import CONDITIONS
-from avchat.evaluation.items import EvalError
 from avchat.evaluation.records import Row, read_manifest, write_whole
 from avchat.evaluation.report import ALL, FEW, cost, groups_of, json_of, score
-from avchat.evaluation.session import Session, answer
+from avchat.evaluation.session import Session, answer, unscored
 from avchat.evaluation.source import questions
 from avchat.evaluation.tables import accuracy, cost_line, line, warnings
 from avchat.evaluation.verdicts import Verdict, read_verdicts
@@ -49,8 +48,7 @@ def main(run: Conflict) -> None:
     write_whole(run.output / "report.json", json_of(report, indent=1) + "\n")
     print(json_of(report) if run.json else table(report))
     if not any(one["scored"] for one in report["conditions"].values()):
-        faults = report["faults"] or ["no answer names a choice"]
-        raise EvalError(f"{run.output}: nothing could be scored: {faults[0]}")
+        raise unscored(run.output, report["faults"])
 
 
 def report_of(folder: Path) -> Row:

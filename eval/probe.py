@@ -30,7 +30,7 @@ import tyro
 from avchat.evaluation.items import EvalError, Item
 from avchat.evaluation.records import Row, manifest, read_manifest, write_whole
 from avchat.evaluation.report import cost, json_of, spent
-from avchat.evaluation.session import Session, answer, check_script, plan_lines, plan_of
+from avchat.evaluation.session import Session, answer, check_script, plan_lines, plan_of, unscored
 from avchat.evaluation.source import questions
 from avchat.evaluation.tables import FAULTS, cost_line, line
 from avchat.evaluation.verdicts import Verdict, read_verdicts
@@ -84,7 +84,7 @@ def main(run: Probe) -> None:
         report = write_report(run, items, asked, found)
     print(json_of(report) if run.json else table(report))
     if report["parts"]["missing"] == len(items):
-        raise EvalError(f"{run.output}: nothing could be scored: {report['faults'][0]}")
+        raise unscored(run.output, report["faults"])
 
 
 def models_of(run: Probe) -> dict[str, list[str]]:

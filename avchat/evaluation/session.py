@@ -150,5 +150,10 @@ def print_report(run: Session, against: str = "full", said: Sequence[str] = ()) 
     else:
         print(condition_table(report, against), *said, cost_line(report), sep="\n\n")
     if not report["counts"]["scored"]:
-        faults = report["faults"] or ["no answer names a choice"]
-        raise EvalError(f"{run.output}: nothing could be scored: {faults[0]}")
+        raise unscored(run.output, report["faults"])
+
+
+def unscored(folder: Path, faults: Sequence[str]) -> EvalError:
+    """Word that a run has no score at all, with the first reason."""
+    why = faults[0] if faults else "no answer names a choice"
+    return EvalError(f"{folder}: nothing could be scored: {why}")
